@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""Codec 2 model records and rate K vectors: read, check, write, and look at them.
+
+Usage:
+    ./codec2_model.py speech.model                # frames, seconds, F0, voicing, level; F0 track, one spectrum
+    Wo, L, A, phi, voiced = codec2_model.read("speech.model")
+
+A model record is one 10 ms frame of speech as a harmonic series: fundamental frequency, number of harmonics,
+their amplitudes and phases, and whether the frame is voiced.  This is the one module that all scripts share; it holds the
+file formats, the way from harmonics to bins and back, and how a script ends when a file is not what it should be.
+
+Units: Wo rad/sample at 8 kHz; A linear, as c2sim writes it; phi rad; rate K vectors as in their file (dB, or log10).
+"""
+
+import argparse
+import contextlib
+import os
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FS_HZ = 8000
+FRAME_S = 0.01  # one model record; 0.04 in the files of c2enc 700C
+MAX_AMP = 160  # most harmonics in a record
+DB_RANGE = (-200, 120)  # outside this no 16 bit speech has its band energies or rate K amplitudes
+SPOT_CHECKS = 256  # records that read() looks at, however long the file
+
+# Index m is harmonic m.  Entry 0 and entries above L carry no meaning, but a copy of a file keeps them.
+RECORD = np.dtype(
+    [("Wo", "<f4"), ("L", "<i4"), ("A", "<f4", MAX_AMP + 1), ("phi", "<f4", MAX_AMP + 1), ("voiced", "<i4")]
+)
+CHUNK = 4096  # records handled at a time (5 MB), so that memory does not grow with the file
+
+
+class FormatError(ValueError):
+    """A file that is not what it should be: the message names the file, what is wrong and what was expected."""
+
+
+# ---------------------------------------------------------------- model records
+
+
+def read(filename, max_nb_samples=None):
+    """Open a .model file: Wo [n], L [n], A [n][161], phi [n][161], voiced [n], memory-mapped and read-only.
+
+    Nothing but a few spread records is read, so that this takes milliseconds whatever the length; check() reads them
+    all.  `max_nb_samples` keeps the first so many frames.  Raises FormatError, or OSError when it cannot be opened.
+    """
+    records = _map(filename, RECORD, f"{RECORD.itemsize} byte model records")[:max_nb_samples]
+    spots = np.unique(np.linspace(0, len(records) - 1, SPOT_CHECKS).astype(int))
+    _check_records(filename, records[spots], spots)
+    return tuple(records[name] for name in RECORD.names)
+
+
+def check(filename, Wo, L, A):
+    """Read every record that read() has opened; FormatError for the first that cannot be a harmonic series.
+
+    Leftovers in entry 0 and above L, amplitudes of 0 (digital silence) and frames with L = 0 are fine.
+    """
+    for start in range(0, len(Wo), CHUNK):
+        part = slice(start, start + CHUNK)
+        records = {"Wo": Wo[part], "L": L[part], "A": A[part]}
+        _check_records(filename, records, start + np.arange(len(Wo[part])))
+
+
+def _check_records(filename, records, numbers):
+    Wo, L, A = records["Wo"], records["L"], records["A"]
+    # the complement of a range, so that NaN is refused too
+    bad_Wo = ~((Wo >= 0) & (Wo <= np.float32(np.pi)))
+    bad_L = (L < 0) | (L > MAX_AMP)
+    if bad_L.any():
+        f = np.argmax(bad_L)
+        raise FormatError(f"{filename}: frame {numbers[f]}: L = {L[f]}, expected 0 to {MAX_AMP}: not a model file?")
+    if bad_Wo.any():
+        f = np.argmax(bad_Wo)
+        raise FormatError(f"{filename}: frame {numbers[f]}: Wo = {Wo[f]:g}, expected 0 to pi: not a model file?")
+    bad_A = ~((A >= 0) & np.isfinite(A)) & harmonic_mask(L)
+    if bad_A.any():
+        f, m = np.argwhere(bad_A)[0]
+        raise FormatError(f"{filename}: frame {numbers[f]}: A[{m}] = {A[f, m]:g}, expected a finite amplitude >= 0")
+
+
+def write(Wo, L, A, phi, voiced, filename):
+    """Write model records, the inverse of read(): the same bytes, leftovers included.
+
+    Wo, L, voiced [n] (voiced may be bool); A, phi [n][161].  The file appears whole or not at all.
+    """
+    fields = dict(zip(RECORD.names, (Wo, L, A, phi, voiced), strict=True))
+    if len({len(values) for values in fields.values()}) != 1:
+        raise ValueError("frame counts differ: " + ", ".join(f"{name} {len(v)}" for name, v in fields.items()))
+    with replacing(filename) as new, open(new, "wb") as file:
+        for start in range(0, len(Wo), CHUNK):
+            records = np.empty(min(CHUNK, len(Wo) - start), RECORD)
+            for name, values in fields.items():
+                records[name] = values[start : start + CHUNK]
+            file.write(records.data)
+
+
+# ---------------------------------------------------------------- rate K vectors
+
+
+def read_rate_K(filename, K, gain=10.0, max_nb_samples=None):
+    """Open a file of rate K vectors [n][K], float32, memory-mapped and read-only, as they are in the file.
+
+    `gain` tells the unit that is expected: 10 for dB, 1 for log10.  Raises FormatError when K does not divide the
+    file or values are not finite or cannot have that unit, OSError when it cannot be opened.
+    """
+    vectors = _map(filename, np.dtype(("<f4", K)), f"vectors of {K} floats")[:max_nb_samples]
+    low, high = np.array(DB_RANGE) * gain / 10
+    unit = {10: "dB", 1: "log10"}.get(gain, f"{gain:g} log10")
+    largest = -np.inf
+    for start in range(0, len(vectors), CHUNK):
+        part = vectors[start : start + CHUNK]
+        bad = ~((part >= low) & (part <= high))
+        if bad.any():
+            f, k = np.argwhere(bad)[0]
+            why = f"vector {start + f}: {part[f, k]:g} cannot be {unit}, expected {low:g} to {high:g}"
+            raise FormatError(f"{filename}: {why}: another kind of file, K or --gain?")
+        largest = max(largest, part.max())
+    if gain > 1 and largest <= DB_RANGE[1] / 10:
+        why = f"no value above {largest:.3g}, too low for speech in {unit}: log10 values, as before Dec 2020?"
+        raise FormatError(f"{filename}: {why} (--gain 1)")
+    return vectors
+
+
+def write_rate_K(vectors, filename):
+    """Write vectors [n][K] as float32; also codebooks [M][dim].  The file appears whole or not at all."""
+    with replacing(filename) as new:
+        np.ascontiguousarray(vectors, "<f4").tofile(new)
+
+
+def _map(filename, dtype, what):
+    """Memory-map a whole file as records of `dtype`."""
+    size = os.stat(filename).st_size
+    if not stat.S_ISREG(os.stat(filename).st_mode):
+        raise FormatError(f"{filename}: not a regular file, expected {what}")
+    if size == 0:
+        raise FormatError(f"{filename}: empty file, expected {what}")
+    if size % dtype.itemsize:
+        raise FormatError(f"{filename}: {size} bytes are not a whole number of {what}: truncated, or another kind?")
+    base, shape = (dtype.base, dtype.shape) if dtype.subdtype else (dtype, ())
+    return np.memmap(filename, base, "r", shape=(size // dtype.itemsize, *shape))
+
+
+# ---------------------------------------------------------------- harmonics and bins
+
+
+def harmonic_mask(L):
+    """True where column m of [n][161] is a harmonic of its frame: m = 1…L[n]."""
+    m = np.arange(MAX_AMP + 1)
+    return (m >= 1) & (m <= np.asarray(L)[:, None])
+
+
+def harmonic_bins(Wo, width):
+    """Bin of every harmonic, int [n][161]: round(m·Wo·width/pi), at most width − 1.  `width` bins span 0…pi.
+
+    Wo = pi/40, width = 128: harmonic 1 is in bin 3 (3.2), harmonic 2 in bin 6 (6.4), harmonic 39 in bin 125 (124.8).
+    """
+    m = np.arange(MAX_AMP + 1)
+    return np.minimum(np.rint(np.asarray(Wo, np.float64)[:, None] * (m * width / np.pi)).astype(int), width - 1)
+
+
+def to_bins(Wo, L, A, width, cutoff_hz=FS_HZ / 2):
+    """Sparse rate L target: amplitude in dB [n][width] and the mask [n][width] of bins that have a harmonic.
+
+    Harmonics above `cutoff_hz` and those with A = 0 have no target.  L itself is left as it is.
+    """
+    m = np.arange(MAX_AMP + 1)
+    cutoff = cutoff_hz * 2 * np.pi / FS_HZ
+    frame, m = np.nonzero(harmonic_mask(L) & (A > 0) & (m * np.asarray(Wo)[:, None] <= cutoff))
+    bins = harmonic_bins(Wo, width)[frame, m]
+    target = np.zeros((len(Wo), width), np.float32)
+    mask = np.zeros((len(Wo), width), bool)
+    target[frame, bins] = 20 * np.log10(A[frame, m])
+    mask[frame, bins] = True
+    return target, mask
+
+
+def from_bins(spectrum, Wo, L):
+    """Amplitudes A [n][161] (linear) of the harmonics 1…L from a spectrum in dB on bins [n][width]; the rest is 0."""
+    bins = harmonic_bins(Wo, spectrum.shape[1])
+    A = 10 ** (np.take_along_axis(np.asarray(spectrum, np.float64), bins, axis=1) / 20)
+    return np.where(harmonic_mask(L), A, 0).astype(np.float32)
+
+
+# ---------------------------------------------------------------- how scripts write files, and end
+
+
+@contextlib.contextmanager
+def replacing(filename):
+    """Name of a file beside `filename` that takes its place at the end of the block, if nothing went wrong.
+
+    So a file is there whole or not at all, and a good one is never lost to a bad one.  Devices and pipes are written directly.
+    """
+    target = Path(os.path.realpath(filename))
+    if target.exists() and not target.is_file():
+        if target.is_dir():
+            raise IsADirectoryError(21, "is a folder, expected a file name", str(filename))
+        yield target
+        return
+    new = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")  # Keras looks at the suffix
+    try:
+        yield new
+        os.replace(new, target)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def run(main):
+    """Run a script's main(): bad files end in one line on stderr and exit status 1, Ctrl-C in status 130."""
+    script = Path(sys.argv[0]).name
+    try:
+        main()
+        sys.stdout.flush()
+    except FormatError as error:
+        sys.exit(f"{script}: error: {error}")
+    except BrokenPipeError:  # stdout went away, as with `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(f"{script}: error: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description="Tell and plot what is in a Codec 2 model file.")
+    parser.add_argument("model", metavar="FILE.model", help="model file to look at")
+    parser.add_argument("--nb_samples", type=int, metavar="N", help="use the first N frames (default: all)")
+    parser.add_argument("--frame", type=int, metavar="F", help="frame whose spectrum is plotted (default: loudest)")
+    parser.add_argument("--noplots", action="store_true", help="print only")
+    parser.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    Wo, L, A, phi, voiced = read(args.model, args.nb_samples)
+    check(args.model, Wo, L, A)
+    F0_hz = Wo * (FS_HZ / (2 * np.pi))
+    power = np.zeros(len(Wo))  # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
+    for start in range(0, len(Wo), CHUNK):
+        part = slice(start, start + CHUNK)
+        power[part] = 2 * np.sum(A[part] ** 2.0, axis=1, where=harmonic_mask(L[part]))
+    print(f"frames: {len(Wo)}")
+    print(f"length: {len(Wo) * FRAME_S:.2f} s")
+    print(f"F0: {F0_hz.min():.1f} to {F0_hz.max():.1f} Hz")
+    print(f"harmonics: {L.min()} to {L.max()}")
+    print(f"voiced: {100 * np.mean(voiced != 0):.1f} %")
+    print(f"level: {10 * np.log10(max(power.mean(), 1e-10)):.1f} dB re 1 LSB rms")
+    if not args.noplots:
+        plot(args, F0_hz, L, A, voiced, np.argmax(power) if args.frame is None else args.frame)
+
+
+def plot(args, F0_hz, L, A, voiced, frame):
+    """F0 track above, spectrum of one frame below."""
+    import matplotlib.pyplot as plt
+
+    import vq_pager
+
+    fig, (track, spectrum) = plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
+    t = np.arange(len(F0_hz)) * FRAME_S
+    track.plot(t, np.where(voiced != 0, F0_hz, np.nan), ".", markersize=3, label="voiced")
+    track.plot(t, np.where(voiced != 0, np.nan, F0_hz), ".", markersize=2, color="0.75", label="unvoiced")
+    track.set(xlabel="Time (s)", ylabel="F0 (Hz)", title=Path(args.model).name)
+    track.legend()
+    m = np.arange(1, L[frame] + 1)
+    spectrum.plot(m * F0_hz[frame], 20 * np.log10(np.maximum(A[frame, m], 1e-10)), "o-", markersize=3)
+    spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)", title=f"frame {frame}, F0 {F0_hz[frame]:.0f} Hz")
+    vq_pager.show(args.plot_dir, {"codec2_model": fig})
+
+
+if __name__ == "__main__":
+    run(main)
