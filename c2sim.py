@@ -397,7 +397,7 @@ class Phases:
         if self.postfilter:
             background = self.track_background(L, np.sum(np.square(A, dtype=np.float64), 1, where=harmonic), voiced)
             threshold = 10 ** ((background + 6) / 20)
-            noise |= harmonic & voiced[:, None] & (A < threshold[:, None])
+            noise |= harmonic & voiced[:, None] & (threshold[:, None] > A)
         # frame by frame, m ascending: the order in which c2sim draws
         random = TWO_PI / 32767 * self.random(np.count_nonzero(noise))
         if self.phase0:
@@ -524,7 +524,9 @@ def create(filename, stack):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Speech to harmonic amplitudes and features, and back.")
-    parser.add_argument("input", nargs="?", metavar="INPUT", help="speech: .wav or raw 16 bit 8 kHz mono; - for raw on stdin")
+    parser.add_argument(
+        "input", nargs="?", metavar="INPUT", help="speech: .wav or raw 16 bit 8 kHz mono; - for raw on stdin"
+    )
     group = parser.add_argument_group("features")
     group.add_argument("--bands", metavar="F.f32", help="write 14 band energies a frame, dB")
     group.add_argument(
@@ -596,8 +598,11 @@ def main(argv=None):
         chunks = analyse(speech, need_model=bool(args.rateK or args.modelout or args.out))
     if args.rateKin:
         rate_K_in, nb_frames = codec2_model.read_rate_K(args.rateKin, K), -(-len(speech) // N)
+        codec2_model.check_rate_K(args.rateKin, rate_K_in)
         if len(rate_K_in) != nb_frames:
-            raise FormatError(f"{args.rateKin}: {len(rate_K_in)} vectors, expected {nb_frames}, the frames of {args.input}")
+            raise FormatError(
+                f"{args.rateKin}: {len(rate_K_in)} vectors, expected {nb_frames}, the frames of {args.input}"
+            )
     phases, synthesis = Phases(args.phase0, args.postfilter), Synthesis()
     kept = 0
     with contextlib.ExitStack() as stack:
@@ -629,4 +634,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    codec2_model.run(main)
+    codec2_model.plain_errors()
+    main()

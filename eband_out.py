@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Run a trained network on rate K features and write a .model file to listen to.
+
+Usage:
+    ./eband_out.py ampnn.keras test.f32 test.model --modelout network.model
+    ./c2sim.py --modelin network.model -o network.wav
+    ./eband_out.py ampnn.keras test.f32 test.model --dec 3      # every third vector, the others interpolated
+
+The network's amplitudes take the place of those in the model file; Wo, L, phases and voicing stay.
+
+Units: as in the script that trained the network; errors in dB².
+"""
+
+import argparse
+import json
+import os
+import zipfile
+
+import numpy as np
+
+import codec2_model
+import vq_pager
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+F_CUTOFF_HZ = 3600  # figures over harmonics up to here
+
+# ---------------------------------------------------------------- arguments
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Run a trained network, write a .model file.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = parser.add_argument_group("data")
+    group.add_argument("network", metavar="NET", help="network from eband_train.py")
+    group.add_argument("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
+    group.add_argument("model", metavar="MODEL", help="model records of the same frames")
+    group.add_argument("--nb_samples", type=int, metavar="N", help="use the first N frames")
+    group.add_argument(
+        "--dec", type=int, default=1, metavar="N", help="use every N-th vector and interpolate the others"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--modelout", metavar="OUT", help="write the model file with the network's amplitudes")
+    group.add_argument("--frame", type=int, default=0, metavar="F", help="first frame to plot")
+    group.add_argument("--noplots", action="store_true", help="print figures only")
+    group.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    args = parser.parse_args()
+    if args.dec < 1 or (args.nb_samples or 1) < 1 or args.frame < 0:
+        parser.error("--dec and --nb_samples must be positive, --frame not negative")
+    return args
+
+
+# ---------------------------------------------------------------- data
+
+
+def chunks(nb_frames):
+    """Slices of so many frames that memory does not grow with the file."""
+    return [slice(start, start + codec2_model.CHUNK) for start in range(0, nb_frames, codec2_model.CHUNK)]
+
+
+def read_options(filename):
+    """Options that a network was trained with."""
+    try:
+        with zipfile.ZipFile(filename) as archive:
+            return json.loads(archive.read("options.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        raise codec2_model.FormatError(f"{filename}: expected a network that eband_train.py has written") from None
+
+
+def load(args, options):
+    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; model records Wo, L, A, phi, voiced; target [n][width] in dB."""
+    bands = codec2_model.read_rate_K(args.features, options["eband_K"])
+    records = codec2_model.read(args.model)
+    if len(bands) != len(records[0]):
+        raise codec2_model.FormatError(f"{args.features}: {len(bands)} frames, but {args.model} has {len(records[0])}")
+    codec2_model.check_rate_K(args.features, bands, options["gain"])
+    codec2_model.check(args.model, *records[:3])
+    records = [values[: args.nb_samples] for values in records]
+    bands = bands[: args.nb_samples, options["eband_start"] :] * np.float32(10 / options["gain"])
+    if args.frame >= len(bands):
+        raise codec2_model.FormatError(f"{args.features}: {len(bands)} frames, no --frame {args.frame}")
+    target = codec2_model.to_bins(*records[:3], options["width"], F_CUTOFF_HZ, options["Fs"])
+    return (
+        [decimate(bands, args.dec), records[0][:, None]] if options["Wo"] else [decimate(bands, args.dec)],
+        records,
+        target,
+    )
+
+
+def decimate(vectors, dec):
+    """Vectors [n][K] of which every dec-th is kept and the others are interpolated; the last few repeat the last kept."""
+    frame = np.arange(len(vectors))
+    last = frame // dec * dec
+    following = np.minimum(last + dec, frame[-1] // dec * dec)
+    weight = ((frame - last) / dec)[:, None].astype(np.float32)
+    return (1 - weight) * vectors[last] + weight * vectors[following]
+
+
+def prepare(args):
+    """All that can be wrong with the files, before Keras is imported, which takes seconds: options and data."""
+    options = read_options(args.network)
+    if args.modelout:
+        codec2_model.check_folder(args.modelout)
+    return options, load(args, options)
+
+
+if __name__ == "__main__":
+    codec2_model.plain_errors()
+    ARGS = parse_args()
+    OPTIONS, DATA = prepare(ARGS)
+
+import keras
+
+# ---------------------------------------------------------------- evaluation
+
+
+def distortion(target, estimate):
+    """SD and variance of every frame [n] in dB²; NaN in the target is none, frames without any are left out.
+
+    SD is the mean squared error over the targets of a frame, variance the same without the mean error of the frame.
+    target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
+    """
+    has_target = ~np.isnan(target)
+    count = has_target.sum(axis=1)
+    used = count > 0
+    error = np.where(has_target, target - estimate, 0)[used].astype(np.float64)
+    mean = error.sum(axis=1) / count[used]
+    sd = (error**2).sum(axis=1) / count[used]
+    return sd, sd - mean**2
+
+
+def evaluate(name, network, inputs, target):
+    """Print the figures of a part of the data; returns SD by frame of the network and of the baseline."""
+    lines, offset = network.get_layer("interpolation").get_weights()
+    figures = []
+    for part in chunks(len(target)):
+        estimate = network.predict_on_batch([x[part] for x in inputs])
+        figures.append(distortion(target[part], estimate) + distortion(target[part], inputs[0][part] @ lines + offset))
+    sd, variance, baseline_sd, baseline_variance = np.concatenate(figures, axis=1)
+    print(f"{name} frames: {len(sd)}")
+    print(f"{name} network SD: {sd.mean():.2f} dB²")
+    print(f"{name} network variance: {variance.mean():.2f} dB²")
+    print(f"{name} interpolation SD: {baseline_sd.mean():.2f} dB²")
+    print(f"{name} interpolation variance: {baseline_variance.mean():.2f} dB²")
+    return sd, baseline_sd
+
+
+# ---------------------------------------------------------------- plots
+
+
+def plot_sd(network_sd, baseline_sd):
+    """Histogram of SD without the worst 1 % of frames, and SD frame by frame."""
+    import matplotlib.pyplot as plt
+
+    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
+    bins = np.linspace(0, np.percentile(baseline_sd, 99), 60)
+    for values, label, colour in ((baseline_sd, "interpolation", "C1"), (network_sd, "network", "C0")):
+        label = f"{label}, mean {values.mean():.1f} dB²"
+        histogram.hist(values, bins, histtype="step", color=colour, label=label)
+        by_frame.plot(values, color=colour, linewidth=0.6, label=label)
+    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
+    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
+    histogram.legend()
+    return fig
+
+
+def draw_frames(fig, frames, records, estimates, Fs):
+    """Six frames: spectra of the model file and of the estimates {name: dB [6][WIDTH]}; below them their waveforms."""
+    axes = fig.subplots(4, 3)
+    n = np.arange(-80, 80)
+    for i, f in enumerate(frames):
+        Wo, L, A, phi, _ = (values[f : f + 1] for values in records)
+        m = np.arange(1, L[0] + 1)
+        spectra, waves = axes[i // 3 * 2, i % 3], axes[i // 3 * 2 + 1, i % 3]
+        amplitudes = {name: codec2_model.from_bins(x[i : i + 1], Wo, L) for name, x in estimates.items()}
+        for (name, A_hat), colour in zip({"original": A, **amplitudes}.items(), ("black", "C0", "C1"), strict=True):
+            spectra.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=name)
+            waves.plot(n, np.cos(np.outer(n, m) * Wo + phi[0, m]) @ A_hat[0, m], colour)
+        spectra.set(title=f"frame {f}", xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
+        waves.set(xlabel="Sample", ylabel="Signal")
+    axes[0, 0].legend()
+
+
+# ---------------------------------------------------------------- main
+
+
+def main(args, options, data):
+    x, records, target = data
+    try:
+        network = keras.models.load_model(args.network, compile=False)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        raise codec2_model.FormatError(f"{args.network}: not a network that can be loaded: {error}") from None
+    sd, baseline_sd = evaluate("test", network, x, target)
+    if args.modelout:
+        Wo, L, A, phi, voiced = records
+        A_hat = np.empty(A.shape, np.float32)
+        for part in chunks(len(Wo)):
+            A_hat[part] = codec2_model.from_bins(network.predict_on_batch([v[part] for v in x]), Wo[part], L[part])
+        codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
+
+    def draw(fig, page):
+        frames = range(args.frame + 6 * page, min(args.frame + 6 * page + 6, len(target)))
+        six = [v[frames.start : frames.stop] for v in x]
+        lines, offset = network.get_layer("interpolation").get_weights()
+        estimates = {"network": network.predict_on_batch(six), "interpolation": six[0] @ lines + offset}
+        draw_frames(fig, frames, records, estimates, options["Fs"])
+
+    if not args.noplots:
+        vq_pager.show({"eband_out_sd": plot_sd(sd, baseline_sd)}, args.plot_dir)
+        vq_pager.page_through(draw, -(-(len(target) - args.frame) // 6), "eband_out_frames", args.plot_dir, nb_png=2)
+    print(f"{sd.mean():.2f}")
+
+
+if __name__ == "__main__":
+    main(ARGS, OPTIONS, DATA)

@@ -1,0 +1,365 @@
+#!/usr/bin/env python3
+"""Train a network that turns the K = 14 band energies of a frame into its rate L harmonic amplitudes.
+
+Usage:
+    ./c2sim.py train.raw --bands train.f32 --bands_lower 10 --modelout train.model
+    ./eband_train.py train.f32 train.model --Wo --nnout ampnn.keras
+    ./eband_train.py train.f32 train.model --test test.f32 test.model      # figures for another pair as well
+
+The network has 128 outputs, evenly spaced over 0…4 kHz.  Every harmonic of a frame falls in one of them; the others have no
+target in that frame, and the loss looks away from them.  The network corrects a linear interpolation of the band energies
+and sees them without their mean, so that the level of a recording does not matter to it.
+
+Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
+"""
+
+import argparse
+import json
+import os
+import signal
+import zipfile
+
+import numpy as np
+
+import codec2_model
+import vq_pager
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+WIDTH = 128  # output bins over 0…pi
+F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
+BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
+HIDDEN = (512, 512)  # units of the hidden layers
+BATCH = 256  # frames
+LEARNING_RATE = 1e-3  # falls to 0 along a cosine
+FILTER_DB = 3  # training data is filtered at random: rms of the responses
+MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
+
+# ---------------------------------------------------------------- arguments
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Train a network from band energies to rate L.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = parser.add_argument_group("data")
+    group.add_argument("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
+    group.add_argument("model", metavar="MODEL", help="model records of the same frames")
+    group.add_argument("--test", nargs=2, metavar=("F32", "MODEL"), help="another pair that is never trained on")
+    group.add_argument("--eband_K", type=int, default=14, metavar="K", help="band energies in a vector")
+    group.add_argument("--eband_start", type=int, default=0, metavar="K", help="first band energy to use")
+    group.add_argument("--gain", type=float, default=10, help="features divided by this are log10(energy)")
+    group.add_argument("--Fs", type=float, default=8000, metavar="Hz", help="sample rate of the speech")
+    group.add_argument("--nb_samples", type=int, metavar="N", help="use the first N frames")
+    group = parser.add_argument_group("network")
+    group.add_argument("--Wo", action="store_true", help="give the network the fundamental as well")
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=int, default=30, metavar="N", help="passes through the training frames")
+    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
+    group = parser.add_argument_group("output")
+    group.add_argument("--nnout", default="ampnn.keras", metavar="NET", help="write the network here")
+    group.add_argument("--frame", type=int, metavar="F", help="first frame to plot (default: first held-out one)")
+    group.add_argument("--noplots", action="store_true", help="print figures only")
+    group.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    args = parser.parse_args()
+    if not 0 <= args.eband_start < args.eband_K - 1:
+        parser.error("--eband_start must leave two bands or more of --eband_K")
+    if min(args.gain, args.Fs, args.epochs) <= 0 or (args.nb_samples or 1) < 1 or args.seed < 0:
+        parser.error("--gain, --Fs, --epochs and --nb_samples must be positive, --seed not negative")
+    return args
+
+
+# ---------------------------------------------------------------- data
+
+
+def chunks(nb_frames):
+    """Slices of so many frames that memory does not grow with the file."""
+    return [slice(start, start + codec2_model.CHUNK) for start in range(0, nb_frames, codec2_model.CHUNK)]
+
+
+def load(features, model, args):
+    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; model records Wo, L, A, phi, voiced; target [n][WIDTH] in dB."""
+    bands = codec2_model.read_rate_K(features, args.eband_K)
+    records = codec2_model.read(model)
+    if len(bands) != len(records[0]):
+        raise codec2_model.FormatError(f"{features}: {len(bands)} frames, but {model} has {len(records[0])}")
+    codec2_model.check_rate_K(features, bands, args.gain)
+    codec2_model.check(model, *records[:3])
+    records = [values[: args.nb_samples] for values in records]
+    bands = bands[: args.nb_samples, args.eband_start :] * np.float32(10 / args.gain)
+    target = codec2_model.to_bins(*records[:3], WIDTH, F_CUTOFF_HZ, args.Fs)
+    if np.isnan(target).all():
+        raise codec2_model.FormatError(f"{model}: digital silence only, nothing to learn from")
+    return [bands, records[0][:, None]] if args.Wo else [bands], records, target
+
+
+def band_hz(args):
+    """Centres of the bands that are used; of a K that is not 14 it is only known that they are spread over 0…Fs/2."""
+    hz = BAND_HZ if args.eband_K == len(BAND_HZ) else np.linspace(0, args.Fs / 2, args.eband_K)
+    return hz[args.eband_start :]
+
+
+def fit_baseline(bands, records, args):
+    """Baseline lines [K][WIDTH], offset [WIDTH]: straight lines between the bands, and one constant for every bin.
+
+    The constants come from all harmonics, as those above the cutoff are heard too, but nothing else is learnt for them.
+    """
+    bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
+    lines = np.stack([np.interp(bins_hz, band_hz(args), e) for e in np.eye(bands.shape[1], dtype=np.float32)])
+    total, count = np.zeros(WIDTH), np.zeros(WIDTH)
+    for part in chunks(len(bands)):
+        target = codec2_model.to_bins(*(values[part] for values in records[:3]), WIDTH, args.Fs / 2, args.Fs)
+        error = target - bands[part] @ lines
+        total += np.nansum(error, axis=0)
+        count += np.sum(~np.isnan(error), axis=0)
+    return lines, total / np.maximum(count, 1)
+
+
+def prepare(args):
+    """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
+    codec2_model.check_folder(args.nnout)
+    data = load(args.features, args.model, args)
+    if len(data[2]) < MIN_FRAMES:
+        raise codec2_model.FormatError(f"{args.features}: {len(data[2])} frames, expected at least {MIN_FRAMES}")
+    return data, load(*args.test, args) if args.test else None
+
+
+if __name__ == "__main__":
+    codec2_model.plain_errors()
+    ARGS = parse_args()
+    DATA, TEST = prepare(ARGS)
+
+import keras
+from keras import layers, ops
+
+# ---------------------------------------------------------------- network
+
+
+def build_network(data, lines, offset):
+    """Network from [bands [n][K] in dB] or [bands, Wo [n][1]] to dB [n][WIDTH]: a correction of the baseline.
+
+    `data` are training inputs, which tell the scaling; lines [K][WIDTH] and offset [WIDTH] are the baseline.
+    """
+    inputs = [keras.Input(values.shape[1:]) for values in data]
+    baseline = layers.Dense(WIDTH, trainable=False, name="interpolation")
+    y = baseline(inputs[0])
+    baseline.set_weights([lines, offset])
+    shape = data[0] - data[0].mean(axis=1, keepdims=True)
+    x = inputs[0] - ops.mean(inputs[0], axis=1, keepdims=True)
+    x = layers.Normalization(mean=shape.mean(axis=0), variance=shape.var(axis=0))(x)
+    if len(inputs) == 2:
+        log_Wo = np.log(data[1])
+        scale = layers.Normalization(mean=log_Wo.mean(), variance=log_Wo.var())
+        x = layers.Concatenate()([x, scale(ops.log(inputs[1]))])
+    for units in HIDDEN:
+        x = layers.Dense(units, activation="gelu")(x)
+    x = layers.Dense(WIDTH, kernel_initializer="zeros")(x)
+    return keras.Model(inputs, layers.Add()([y, x]))
+
+
+class RandomFilter(layers.Layer):
+    """A smooth random frequency response for every frame, in dB at K frequencies and at all bins; 0 when not training.
+
+    Three cosines over 0…4 kHz with random weights.  It stands for microphones and rooms that are not in the data.
+    """
+
+    def __init__(self, bands_hz, Fs, seed):
+        super().__init__()
+        self.random = keras.random.SeedGenerator(seed)
+        self.at_bands, self.at_bins = (
+            np.cos(2 * np.pi * np.outer([1, 2, 3], hz) / Fs).astype(np.float32)
+            for hz in (bands_hz, np.arange(WIDTH) * Fs / 2 / WIDTH)
+        )
+
+    def call(self, bands, training=False):
+        rms = FILTER_DB * np.sqrt(2 / 3) if training else 0.0
+        weights = keras.random.normal((ops.shape(bands)[0], 3), 0, rms, seed=self.random)
+        return ops.matmul(weights, self.at_bands), ops.matmul(weights, self.at_bins)
+
+
+# ---------------------------------------------------------------- loss
+
+
+def sparse_loss(target, estimate):
+    """SD in dB², mean over the frames that have a target: mean squared error over its bins, where NaN is no target.
+
+    target [[3, NaN, 5]], estimate [[1, 7, 4]]: (2² + 1²) / 2 = 2.5.
+    """
+    has_target = ops.logical_not(ops.isnan(target))
+    error = ops.where(has_target, target - estimate, 0.0)
+    count = ops.sum(ops.cast(has_target, error.dtype), axis=1)
+    sd = ops.sum(ops.square(error), axis=1) / ops.maximum(count, 1.0)
+    return ops.sum(sd) / ops.maximum(ops.sum(ops.cast(count > 0, error.dtype)), 1.0)
+
+
+# ---------------------------------------------------------------- training
+
+
+class Progress(keras.callbacks.Callback):
+    """A line an epoch.  The first Ctrl-C ends training after the step that is running, a second one aborts."""
+
+    def on_train_begin(self, logs=None):
+        signal.signal(signal.SIGINT, self.stop)
+
+    def stop(self, *_):
+        print("stopping: Ctrl-C again to abort")
+        self.model.stop_training = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_epoch_end(self, epoch, logs):
+        print(
+            f"epoch {epoch + 1}/{self.params['epochs']}: train {logs['loss']:.2f}, held-out {logs['val_loss']:.2f} dB²"
+        )
+
+    def on_train_end(self, logs=None):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def train(network, train_data, held_data, args):
+    """Fit the network to (inputs, target); returns the losses of the training and of the held-out part by epoch.
+
+    A filter adds as many dB to the bands as to the amplitudes near them.
+    """
+    at_bands, at_bins = RandomFilter(band_hz(args), args.Fs, args.seed)(network.inputs[0])
+    estimate = network([network.inputs[0] + at_bands, *network.inputs[1:]]) - at_bins
+    model = keras.Model(network.inputs, estimate)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(train_data[1]) // BATCH) * args.epochs)
+    model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)
+    history = model.fit(
+        *train_data,
+        batch_size=BATCH,
+        epochs=args.epochs,
+        validation_data=held_data,
+        callbacks=[Progress()],
+        verbose=0,
+    ).history
+    return history["loss"], history["val_loss"]
+
+
+def save(network, options, filename):
+    """Write the network and, as options.json in the same archive, the options that tell how to use it."""
+    with codec2_model.replacing(filename) as new:
+        network.save(new)
+        with zipfile.ZipFile(new, "a") as archive:
+            archive.writestr("options.json", json.dumps(options))
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def distortion(target, estimate):
+    """SD and variance of every frame [n] in dB²; NaN in the target is none, frames without any are left out.
+
+    SD is the mean squared error over the targets of a frame, variance the same without the mean error of the frame.
+    target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
+    """
+    has_target = ~np.isnan(target)
+    count = has_target.sum(axis=1)
+    used = count > 0
+    error = np.where(has_target, target - estimate, 0)[used].astype(np.float64)
+    mean = error.sum(axis=1) / count[used]
+    sd = (error**2).sum(axis=1) / count[used]
+    return sd, sd - mean**2
+
+
+def evaluate(name, network, inputs, target):
+    """Print the figures of a part of the data; returns SD by frame of the network and of the baseline."""
+    lines, offset = network.get_layer("interpolation").get_weights()
+    figures = []
+    for part in chunks(len(target)):
+        estimate = network.predict_on_batch([x[part] for x in inputs])
+        figures.append(distortion(target[part], estimate) + distortion(target[part], inputs[0][part] @ lines + offset))
+    sd, variance, baseline_sd, baseline_variance = np.concatenate(figures, axis=1)
+    print(f"{name} frames: {len(sd)}")
+    print(f"{name} network SD: {sd.mean():.2f} dB²")
+    print(f"{name} network variance: {variance.mean():.2f} dB²")
+    print(f"{name} interpolation SD: {baseline_sd.mean():.2f} dB²")
+    print(f"{name} interpolation variance: {baseline_variance.mean():.2f} dB²")
+    return sd, baseline_sd
+
+
+# ---------------------------------------------------------------- plots
+
+
+def plot_loss(losses, held_losses):
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+    epochs = np.arange(1, len(losses) + 1)
+    ax.plot(epochs, losses, ".-", label="training part, filtered")
+    ax.plot(epochs, held_losses, ".-", label="held-out part")
+    ax.set(xlabel="Epoch", ylabel="SD (dB²)", title="Loss")
+    ax.legend()
+    return fig
+
+
+def plot_sd(network_sd, baseline_sd):
+    """Histogram of SD without the worst 1 % of frames, and SD frame by frame."""
+    import matplotlib.pyplot as plt
+
+    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
+    bins = np.linspace(0, np.percentile(baseline_sd, 99), 60)
+    for values, label, colour in ((baseline_sd, "interpolation", "C1"), (network_sd, "network", "C0")):
+        label = f"{label}, mean {values.mean():.1f} dB²"
+        histogram.hist(values, bins, histtype="step", color=colour, label=label)
+        by_frame.plot(values, color=colour, linewidth=0.6, label=label)
+    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
+    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
+    histogram.legend()
+    return fig
+
+
+def draw_frames(fig, frames, records, estimates, Fs):
+    """Six frames: spectra of the model file and of the estimates {name: dB [6][WIDTH]}; below them their waveforms."""
+    axes = fig.subplots(4, 3)
+    n = np.arange(-80, 80)
+    for i, f in enumerate(frames):
+        Wo, L, A, phi, _ = (values[f : f + 1] for values in records)
+        m = np.arange(1, L[0] + 1)
+        spectra, waves = axes[i // 3 * 2, i % 3], axes[i // 3 * 2 + 1, i % 3]
+        amplitudes = {name: codec2_model.from_bins(x[i : i + 1], Wo, L) for name, x in estimates.items()}
+        for (name, A_hat), colour in zip({"original": A, **amplitudes}.items(), ("black", "C0", "C1"), strict=True):
+            spectra.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=name)
+            waves.plot(n, np.cos(np.outer(n, m) * Wo + phi[0, m]) @ A_hat[0, m], colour)
+        spectra.set(title=f"frame {f}", xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
+        waves.set(xlabel="Sample", ylabel="Signal")
+    axes[0, 0].legend()
+
+
+# ---------------------------------------------------------------- main
+
+
+def main(args, data, test):
+    keras.utils.set_random_seed(args.seed)
+    x, records, target = data
+    nb_train = len(target) - len(target) // 10  # the rest is cut off before anything is shuffled
+    train_x, held_x = [v[:nb_train] for v in x], [v[nb_train:] for v in x]
+    network = build_network(train_x, *fit_baseline(train_x[0], [v[:nb_train] for v in records], args))
+    print(f"weights: {network.count_params()}")
+    losses = train(network, (train_x, target[:nb_train]), (held_x, target[nb_train:]), args)
+    save(network, {**vars(args), "script": "eband_train", "width": WIDTH}, args.nnout)
+
+    evaluate("train", network, train_x, target[:nb_train])
+    sd, baseline_sd = evaluate("held-out", network, held_x, target[nb_train:])
+    figure = sd.mean()
+    if test:
+        figure = evaluate("test", network, test[0], test[2])[0].mean()
+
+    def draw(fig, page):
+        frames = range(args.frame + 6 * page, min(args.frame + 6 * page + 6, len(target)))
+        six = [v[frames.start : frames.stop] for v in x]
+        lines, offset = network.get_layer("interpolation").get_weights()
+        estimates = {"network": network.predict_on_batch(six), "interpolation": six[0] @ lines + offset}
+        draw_frames(fig, frames, records, estimates, args.Fs)
+
+    if not args.noplots:
+        args.frame = nb_train if args.frame is None else args.frame
+        figures = {"eband_train_loss": plot_loss(*losses), "eband_train_sd": plot_sd(sd, baseline_sd)}
+        vq_pager.show(figures, args.plot_dir)
+        vq_pager.page_through(draw, -(-(len(target) - args.frame) // 6), "eband_train_frames", args.plot_dir, nb_png=2)
+    print(f"{figure:.2f}")
+
+
+if __name__ == "__main__":
+    main(ARGS, DATA, TEST)

@@ -1,0 +1,545 @@
+"""c2sim.py against the real c2sim: golden values, its files for a minute of speech, and what must hold for any input."""
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_refused
+
+import c2sim
+import codec2_model
+from codec2_model import RECORD, FormatError
+
+SAMPLE = ROOT / "tests/data/sample_8k.wav"
+MODEL_FEATURES_SPEECH = "--bands bands.f32 --modelout x.model -o y.raw"
+ALL_BUT_RATE_K_IN = "--bands bands.f32 --rateK --rateKout K.f32 --modelout x.model --phase0 --postfilter -o y.raw"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Every test works in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def simulate(*arguments):
+    """Run the script here: simulate(path, "--options as in a shell", ...)."""
+    words = ([str(argument)] if isinstance(argument, Path) else argument.split() for argument in arguments)
+    c2sim.main(sum(words, []))
+
+
+def speech_file(samples, name="x.raw"):
+    samples = np.asarray(samples, "<i2")
+    if name.endswith(".wav"):
+        write_wav(name, samples)
+    else:
+        samples.tofile(name)
+    return Path(name)
+
+
+def write_wav(name, samples, rate=8000):
+    with wave.open(name, "wb") as file:
+        file.setparams((1 if samples.ndim == 1 else samples.shape[1], 2, rate, 0, "NONE", None))
+        file.writeframes(samples.tobytes())
+
+
+def sample_speech(seconds):
+    with wave.open(str(SAMPLE)) as file:
+        return np.frombuffer(file.readframes(8000 * seconds), "<i2")
+
+
+def model(name="x.model"):
+    return np.fromfile(name, RECORD)
+
+
+def bands(name="bands.f32"):
+    return np.fromfile(name, "<f4").reshape(-1, 14)
+
+
+def rate_K(name="K.f32"):
+    return np.fromfile(name, "<f4").reshape(-1, 20)
+
+
+def speech(name="y.raw"):
+    return np.fromfile(name, "<i2").astype(int)
+
+
+def outputs():
+    """Content of all files here but hidden ones and input."""
+    return {path.name: path.read_bytes() for path in Path().iterdir() if path.name != "x.raw"}
+
+
+def snr_dB(reference, output):
+    return 10 * np.log10(np.sum(reference**2.0) / np.sum((output - reference) ** 2.0))
+
+
+# ---------------------------------------------------------------- golden values
+
+
+def random_numbers(count):
+    state, numbers = 1, []
+    for _ in range(count):
+        state = (state * 1103515245 + 12345) % 2**32
+        numbers.append(state >> 16 & 32767)
+    return np.array(numbers)
+
+
+def golden_speech(name):
+    """8000 samples: a pulse train, noise, and weaker pulses that noise joins halfway."""
+    n = np.arange(8000)
+    noise = random_numbers(8000) - 16384
+    if name == "G1":
+        return np.where(n % 80 == 0, 20000, 0)
+    if name == "G2":
+        return noise // 16
+    return np.where(n % 57 == 0, 5000, 0) + noise // 128 + np.where(n >= 4000, noise // 8, 0)
+
+
+def test_random_numbers():
+    random = c2sim.Random()
+    numbers = np.concatenate([random(count) for count in (3, 0, 5, 9992)])
+    assert numbers[:8].tolist() == [16838, 5758, 10113, 17515, 31051, 5627, 23010, 7419]
+    np.testing.assert_array_equal(numbers, random_numbers(10000))
+
+
+# voiced frames, sum of L, sum of |speech|, the same with phase model and post filter
+GOLDEN_SUMS = {
+    "G1": (99, 3870, 3820319, 4490196),
+    "G2": (14, 3867, 3488840, 2959283),
+    "G3": (53, 2833, 4376000, 4446088),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_SUMS)
+def test_golden_sums(name):
+    voiced, sum_L, stored_phases, model_phases = GOLDEN_SUMS[name]
+    source = speech_file(golden_speech(name))
+    simulate(source, "--modelout x.model -o y.raw")
+    simulate(source, "--phase0 --postfilter -o yp.raw")
+    assert np.count_nonzero(model()["voiced"]) == voiced
+    assert model()["L"].sum() == sum_L
+    assert len(speech()) == len(speech("yp.raw")) == 8000
+    assert np.abs(speech()).sum() == pytest.approx(stored_phases, abs=40)
+    assert np.abs(speech("yp.raw")).sum() == pytest.approx(model_phases, abs=40)
+
+
+# period, L, voiced; A[1…4]; phi[1…2]; bands 0, 5, 13; rate K 0, 10, 19; the first two samples of the frame
+GOLDEN_FRAMES = """
+G1  0  20       9 0  165.533 168.814 168.815 165.537  -.3925 .1964    41.562 41.190 47.388  44.228 44.432 44.308  0 -4
+G1  1  80.0758 39 1  238.480 231.970 231.026 239.151  .1082 -.0540    50.717 49.992 56.205  47.309 47.555 47.578  0 -322
+G1 20  80      39 1  249.635 248.635 248.171 249.990  0 0             51.472 50.435 56.623  47.911 47.953 47.911  0 -496
+G2  1  160     79 1  31.213 55.881 49.218 25.210      -.9896 -2.3567  37.918 34.541 41.585  28.037 17.384 24.473  7 -25
+G2 20  90.2759 44 0  70.963 52.331 51.159 70.345      -1.6508 -.3854  38.386 40.869 44.682  34.044 30.197 39.023  981 538
+G2 60  103.65  50 1  46.932 53.233 63.756 50.374      2.3324 -1.6821  39.413 39.933 43.806  35.884 39.825 29.166  -428 -535
+G3 20  56.8889 27 1  86.512 90.163 92.052 83.908      -2.1147 2.0647  41.405 39.581 46.452  38.914 38.678 38.209  -157 34
+G3 60  56.9022 27 0  202.000 158.947 100.100 108.535  -1.2088 2.9487  44.086 48.655 51.334  45.466 49.334 38.834  -1800 -1543
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("line", GOLDEN_FRAMES.strip().splitlines(), ids=lambda line: line[:5])
+def test_golden_frame(line):
+    name, *values = line.split()
+    f, period, L, voiced, *values = map(float, values)
+    A, phi, band, K, samples = np.split(values, [4, 6, 9, 12])
+    f = int(f)
+    source = speech_file(golden_speech(name))
+    simulate(source, MODEL_FEATURES_SPEECH)
+    simulate(source, "--rateK --rateKout K.f32")
+    frame = model()[f]
+    assert 2 * np.pi / frame["Wo"] == pytest.approx(period, rel=1e-5)
+    assert (frame["L"], frame["voiced"]) == (L, voiced)
+    np.testing.assert_allclose(frame["A"][1:5], A, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(frame["phi"][1:3], phi, rtol=0, atol=2e-3)
+    assert not frame["A"][[0, *range(int(L) + 1, 161)]].any()
+    np.testing.assert_allclose(bands()[f, [0, 5, 13]], band, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(rate_K()[f, [0, 10, 19]], K, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(speech()[80 * f : 80 * f + 2], samples, rtol=0, atol=1)
+
+
+# ---------------------------------------------------------------- the real c2sim's files
+
+
+@pytest.fixture
+def real(shared):
+    return shared / "c2sim"
+
+
+@pytest.fixture
+def test_speech(shared):
+    return shared / "speech/test_8k.sw"
+
+
+def mismatches(records, reference):
+    """Frames that differ in pitch: True in at most one of 6361, where a decision is at its threshold."""
+    differ = (records["L"] != reference["L"]) | (records["Wo"] != reference["Wo"])
+    assert np.count_nonzero(differ) <= 1
+    return differ
+
+
+def test_analysis_is_that_of_c2sim(real, test_speech):
+    simulate(test_speech, "--bands bands.f32 --modelout x.model")
+    reference = model(real / "test.model")
+    assert len(model()) == len(reference) == 6361
+    same = ~mismatches(model(), reference)
+    np.testing.assert_array_equal(model()["voiced"] != 0, reference["voiced"] != 0)
+    np.testing.assert_allclose(bands(), bands(real / "test_bands_all.f32"), rtol=0, atol=5e-3)
+    mask = codec2_model.harmonic_mask(reference["L"])
+    strong = mask & (reference["A"] > np.where(mask, reference["A"], 0).max(axis=1)[:, None] * 10 ** (-50 / 20))
+    strong &= same[:, None]
+    A_dB, reference_dB = (20 * np.log10(A[strong]) for A in (model()["A"], reference["A"]))
+    np.testing.assert_allclose(A_dB, reference_dB, rtol=0, atol=1e-3)
+
+
+def test_bands_lower_drops_the_frames_that_c2sim_drops(real, test_speech):
+    simulate(test_speech, "--bands bands.f32 --bands_lower 10 --modelout x.model")
+    reference = model(real / "test_bands.model")
+    assert len(model()) == len(reference) < 6361
+    mismatches(model(), reference)
+    np.testing.assert_allclose(bands(), bands(real / "test_bands.f32"), rtol=0, atol=5e-3)
+
+
+def test_rate_K_is_that_of_c2sim(real, test_speech):
+    """Vectors, and the amplitudes after the way back."""
+    simulate(test_speech, "--rateK --rateKout K.f32 --modelout x.model")
+    reference = model(real / "test_rateK.model")
+    same = ~mismatches(model(), reference)
+    np.testing.assert_allclose(rate_K()[same], rate_K(real / "test_rateK.f32")[same], rtol=0, atol=5e-3)
+    harmonic = codec2_model.harmonic_mask(reference["L"]) & same[:, None]
+    A_dB, reference_dB = (20 * np.log10(A[harmonic]) for A in (model()["A"], reference["A"]))
+    np.testing.assert_allclose(A_dB, reference_dB, rtol=0, atol=1e-2)
+
+
+def test_synthesis_is_that_of_c2sim(real):
+    simulate("--modelin", real / "test.model", "-o y.raw")
+    reference = speech(real / "test_modelin.sw")
+    assert np.abs(speech() - reference).max() <= 1
+    assert snr_dB(reference, speech()) > 95
+
+
+def test_phase_model_and_post_filter_are_those_of_c2sim(real):
+    simulate("--modelin", real / "test.model", "--phase0 --postfilter -o y.raw")
+    assert snr_dB(speech(real / "test_modelin_phase0_postfilter.sw"), speech()) > 85
+
+
+def test_vectors_from_a_file_sound_as_with_c2sim(real, test_speech):
+    simulate(test_speech, "--rateK --rateKin", real / "test_rateK.f32", "-o y.raw")
+    assert snr_dB(speech(real / "test_rateKin.sw"), speech()) > 85
+
+
+# ---------------------------------------------------------------- what must hold for any input
+
+
+@pytest.mark.parametrize("chunk", [7, 100_000])
+def test_result_does_not_depend_on_the_chunk(monkeypatch, chunk):
+    source = speech_file(sample_speech(10)[:-33])
+    options = (ALL_BUT_RATE_K_IN, "--rateK --rateKin K.f32 -o in.raw", "--modelin x.model -o model.raw")
+    results = []
+    for size in (c2sim.CHUNK, chunk):
+        monkeypatch.setattr(c2sim, "CHUNK", size)
+        simulate(source, options[0])
+        simulate(source, options[1])
+        simulate(options[2])
+        results.append(outputs())
+    assert results[0].keys() == {"bands.f32", "K.f32", "x.model", "y.raw", "in.raw", "model.raw"}
+    for name in results[0]:
+        assert results[0][name] == results[1][name], name
+
+
+def test_frames_fill_up_with_zeros():
+    """ceil(samples/80) frames, and as much speech."""
+    samples = sample_speech(1)[:7921]
+    simulate(speech_file(samples), MODEL_FEATURES_SPEECH)
+    short = outputs()
+    assert len(model()) == len(bands()) == 100
+    assert len(speech()) == 8000
+    simulate(speech_file(np.r_[samples, np.zeros(79)]), MODEL_FEATURES_SPEECH)
+    assert outputs() == short
+
+
+def test_model_file_goes_through_unchanged():
+    """Flags other than 0 and 1 and what is above L included; a speech file beside it plays no part."""
+    simulate(SAMPLE, "--modelout x.model")
+    frames = model()
+    frames["voiced"] *= 7
+    frames["A"][:, 0] = frames["A"][:, 100:] = np.nan
+    frames.tofile("leftovers.model")
+    simulate("--modelin leftovers.model --modelout copy.model -o y.raw")
+    assert Path("copy.model").read_bytes() == frames.tobytes()
+    simulate("--modelin x.model -o clean.raw")
+    simulate(speech_file(np.ones(160)), "--modelin x.model -o beside.raw")
+    assert Path("y.raw").read_bytes() == Path("clean.raw").read_bytes() == Path("beside.raw").read_bytes()
+
+
+def test_speech_through_analysis_and_synthesis_is_still_speech():
+    """Not the same waveform, but the same band energies: within 1 dB on average over loud frames."""
+    simulate(speech_file(sample_speech(10)), "--bands in.f32 -o y.raw")
+    simulate(Path("y.raw"), "--bands out.f32")
+    delay = 2  # frames, 159 samples
+    before, after = bands("in.f32")[:-delay], bands("out.f32")[delay:]
+    loud = before.mean(axis=1) > 30
+    assert np.count_nonzero(loud) > 300
+    assert np.abs(np.mean(after[loud] - before[loud], axis=0)).max() < 1
+
+
+# ---------------------------------------------------------------- features by hand
+
+
+def test_band_matrix_by_hand():
+    matrix = c2sim.BANDS.astype(np.float64)
+    assert matrix.shape == (257, 14)
+    np.testing.assert_allclose(matrix[6, :3], [2 * 6 / 12, 6 / 12, 0])  # the outer bands are doubled
+    np.testing.assert_allclose(matrix[30, 1:5], [0, 20 / 25 * 0 + 8 / 13, 5 / 13, 0][:4], atol=1)
+    centres = [0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204]  # bins of 15.6 Hz, all but the last
+    np.testing.assert_array_equal(matrix[centres, range(13)], [2] + [1] * 12)
+    # a triangle of widths a, b sums to (a − 1)/2 + (b + 1)/2
+    np.testing.assert_allclose(matrix.sum(axis=0), [13, *[12] * 7, 19 - 0.5 + 0.5 - 0.5, 25, 25, 25, 38, 50], rtol=1e-6)
+    assert np.flatnonzero(~matrix.any(axis=1)).tolist() == [24, 37, 50, 63, 88, 101, 127, 178, 255, 256]
+
+
+def test_band_energy_by_hand():
+    power = np.zeros((2, 257), np.float32)
+    power[0, [12, 18]] = 10, 2  # bin 18 is halfway between 200 and 400 Hz
+    energy = c2sim.band_energies(power)
+    np.testing.assert_allclose(energy[0, 1:3], [10 * np.log10(11), 0], atol=1e-5)
+    assert np.isneginf(energy[1]).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parabola_is_exact_on_a_quadratic(seed):
+    rng = np.random.default_rng(seed)
+    a, b, c = rng.normal(size=3)
+    x1, x2, x3 = rng.uniform(-5, 5) + np.cumsum(rng.uniform(0.1, 3, 3))
+    x = np.r_[x1, x2, x3, rng.uniform(-10, 20, 20)]
+    knots = np.array([x1, x2, x3])
+    y = c2sim.parabola(x, x1, x2, x3, *(a * knots**2 + b * knots + c))
+    np.testing.assert_allclose(y, a * x**2 + b * x + c, rtol=0, atol=1e-9)
+
+
+def test_rate_K_by_hand():
+    """All amplitudes 60 dB; digital silence; one harmonic above others that are pulled up to 50 dB below it."""
+    Wo, L = np.full(3, np.pi / 40, np.float32), np.full(3, 39)
+    A = np.zeros((3, 161), np.float32)
+    A[0, 1:40] = 1000
+    A[2, 1:40] = 1e-3
+    A[2, 2] = 1000
+    vectors = c2sim.rate_L_to_K(Wo, L, A)
+    np.testing.assert_allclose(vectors[0], 60, atol=1e-4)
+    np.testing.assert_array_equal(vectors[1], -150)
+    assert vectors[2, 0] == pytest.approx(60, abs=0.1)  # at 199.8 Hz
+    np.testing.assert_allclose(vectors[2, 3:], 10, atol=1e-4)
+
+
+def test_rate_L_by_hand():
+    """At the frequency of a node the amplitude is its value; the ends go to 0 dB at 0 and 4000 Hz."""
+    value = np.linspace(30, 50, 20, dtype=np.float32)
+    for k in (0, 7, 19):
+        Wo = np.array([2 * np.pi * c2sim.RATE_K_HZ[k] / 8000], np.float32)
+        A = c2sim.rate_K_to_L(value[None], Wo, np.array([1]))
+        assert 20 * np.log10(A[0, 1]) == pytest.approx(value[k], abs=1e-2)
+        assert np.count_nonzero(A) == 1
+    A = c2sim.rate_K_to_L(value[None], np.array([np.pi / 40]), np.array([40]))
+    assert A[0, 40] == pytest.approx(1, abs=1e-4)
+
+
+# ---------------------------------------------------------------- silence, clicks, overload
+
+
+SIGNALS = {
+    "silence": np.zeros(8000),
+    "one sample": [12345],
+    "a click": np.eye(1, 4000, 2000)[0] * 32767,
+    "square wave": np.where(np.arange(8000) % 80 < 40, 32767, -32768),
+    "constant": np.full(4000, -32768),
+    "highest frequency": np.where(np.arange(4000) % 2, 32767, -32768),
+    "least noise": random_numbers(8000) % 3 - 1,
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_any_signal_gives_numbers(signal):
+    source = speech_file(SIGNALS[signal])
+    nb_frames = -(-len(SIGNALS[signal]) // 80)
+    simulate(source, "--modelout x.model -o y.raw")
+    simulate(source, "--rateK --rateKout K.f32 --phase0 --postfilter --modelout rate_K.model -o K.raw")
+    simulate(source, "--rateK --rateKin K.f32 --phase0 --postfilter --modelout in.model -o in.raw")
+    assert rate_K().shape == (nb_frames, 20)
+    assert np.isfinite(rate_K()).all()
+    assert len(speech()) == len(speech("K.raw")) == len(speech("in.raw")) == 80 * nb_frames
+    for name in ("x.model", "rate_K.model", "in.model"):
+        frames = model(name)
+        codec2_model.check(name, *codec2_model.read(name)[:3])
+        assert np.isfinite(frames["A"]).all()
+        assert np.isfinite(frames["phi"]).all()
+        assert np.isin(frames["voiced"], (0, 1)).all()
+        assert ((frames["L"] >= 9) & (frames["L"] <= 79)).all()
+
+
+def test_silence_stays_silent():
+    simulate(speech_file(np.zeros(8000)), "--modelout x.model -o y.raw")
+    assert not model()["A"][3:].any()  # the buffer starts with ones
+    assert not speech()[400:].any()
+
+
+def test_overload_clips():
+    simulate(speech_file(SIGNALS["square wave"]), "--modelout x.model -o y.raw")
+    assert speech().max() == 32767
+    assert speech().min() == -32767
+    np.testing.assert_array_equal(model()["L"][5:95], 39)
+
+
+@pytest.mark.filterwarnings("error")
+def test_model_of_few_harmonics_is_synthesised():
+    """L = 0, 1, 2, 160, Wo = 0 and pi, silence: what a model file may hold."""
+    frames = np.zeros(7, RECORD)
+    frames["Wo"] = [0, 0.1, np.pi / 2, 1, np.pi / 161, np.pi, 0]
+    frames["L"] = [0, 0, 1, 2, 160, 1, 10]
+    frames["A"][:, 1:] = 100
+    frames["voiced"] = [1, 0, 1, 0, 1, 1, 0]
+    frames.tofile("few.model")
+    for options in ("-o y.raw", "--phase0 -o y.raw", "--phase0 --postfilter -o y.raw --modelout x.model"):
+        simulate("--modelin few.model", options)
+        assert len(speech()) == 7 * 80
+        assert speech().any()
+    assert np.isfinite(model()["phi"]).all()
+
+
+# ---------------------------------------------------------------- speech files
+
+
+def test_wav_and_raw_are_the_same():
+    samples = sample_speech(2)
+    simulate(speech_file(samples), "--bands bands.f32 -o y.raw")
+    from_raw = outputs()
+    simulate(speech_file(samples, "in.wav"), "--bands bands.f32 -o y.raw")
+    Path("in.wav").unlink()
+    assert outputs() == from_raw
+    simulate(speech_file(samples), "-o y.wav")
+    with wave.open("y.wav") as file:
+        assert file.getparams()[:4] == (1, 2, 8000, len(samples))
+        assert file.readframes(len(samples)) == Path("y.raw").read_bytes()
+
+
+def test_stdin_and_stdout(run):
+    samples = sample_speech(2)
+    simulate(speech_file(samples), "-o y.raw")
+    result = run("c2sim.py", "-", "-o", "-", input=samples.tobytes(), text=False)
+    assert result.returncode == 0
+    assert result.stdout == Path("y.raw").read_bytes()
+    assert result.stderr == b""
+
+
+def test_other_rates_and_channels_are_converted(capsys):
+    """440 Hz in both channels, 16 kHz: the same bands as at 8 kHz, and a note."""
+    t = np.arange(16000) / 16000
+    tone = np.rint(10000 * np.sin(2 * np.pi * 440 * t)).astype("<i2")
+    write_wav("stereo.wav", np.stack([tone + 500, tone - 500], axis=1), rate=16000)
+    simulate("stereo.wav --bands bands.f32 -o y.wav")
+    note = capsys.readouterr().err
+    assert note.count("\n") == 1
+    assert "stereo.wav: converted from 16000 Hz" in note
+    assert "2 channel" in note
+    simulate(speech_file(tone[::2]), "--bands reference.f32")
+    assert len(bands()) == 100
+    np.testing.assert_allclose(bands()[5:-5, 1:4], bands("reference.f32")[5:-5, 1:4], rtol=0, atol=0.05)
+    with wave.open("y.wav") as file:
+        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (8000, 1, 8000)
+    assert capsys.readouterr().err == ""
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+BAD_SPEECH = {
+    "odd.raw": (b"123", "3 bytes"),
+    "empty.raw": (b"", "0 bytes"),
+    "empty.wav": (b"", "not a WAV file"),
+    "text.wav": (b"no speech", "not a WAV file"),
+    "short.wav": (SAMPLE.read_bytes()[:20], "not a WAV file"),
+    "header.wav": (SAMPLE.read_bytes()[:44], "header.wav"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SPEECH)
+def test_bad_speech_is_refused(run, name):
+    content, what = BAD_SPEECH[name]
+    Path(name).write_bytes(content)
+    Path("y.raw").write_text("a good file")
+    result = run("c2sim.py", name, *ALL_BUT_RATE_K_IN.split())
+    assert_refused(result, f"error: {name}: ", what)
+    assert outputs() == {name: content, "y.raw": b"a good file"}
+
+
+def test_missing_speech_and_empty_stdin_are_refused(run):
+    assert_refused(run("c2sim.py", "none.raw", "-o", "y.raw"), "none.raw: No such file")
+    assert_refused(run("c2sim.py", "-", "-o", "y.raw", input=""), "-: 0 bytes")
+    assert not outputs()
+
+
+def test_bands_of_silence_are_refused(run):
+    """Nothing is left to write, and what has been written goes, while a good file stays."""
+    source = speech_file(np.zeros(8000))
+    Path("x.model").write_text("a good file")
+    result = run("c2sim.py", source, *"--bands bands.f32 --bands_lower 10 --modelout x.model -o y.raw".split())
+    assert_refused(result, "x.raw: ", "band energy")
+    assert outputs() == {"x.model": b"a good file"}
+
+
+def test_rate_K_file_must_fit_the_speech(run):
+    source = speech_file(sample_speech(1))
+    for count in (99, 101):
+        np.full((count, 20), 30, "<f4").tofile("K.f32")
+        result = run("c2sim.py", source, *"--rateK --rateKin K.f32 -o y.raw".split())
+        assert_refused(result, f"K.f32: {count} vectors, expected 100")
+    np.full((100, 20), 3, "<f4").tofile("K.f32")
+    with pytest.raises(FormatError, match=r"^K\.f32: "):
+        simulate(source, "--rateK --rateKin K.f32 -o y.raw")
+    Path("K.f32").write_bytes(bytes(100 * 14 * 4))
+    with pytest.raises(FormatError, match="vectors of 20 floats"):
+        simulate(source, "--rateK --rateKin K.f32 -o y.raw")
+    assert outputs().keys() == {"K.f32"}
+
+
+def test_bad_model_is_refused_before_anything_is_written():
+    frames = np.zeros(2000, RECORD)
+    frames["L"][1501] = 161  # not among the records that are looked at first
+    frames.tofile("bad.model")
+    Path("y.raw").write_text("a good file")
+    with pytest.raises(FormatError, match=r"^bad\.model: frame 1501: L = 161"):
+        simulate("--modelin bad.model -o y.raw --modelout x.model")
+    assert outputs() == {"bad.model": frames.tobytes(), "y.raw": b"a good file"}
+
+
+@pytest.mark.parametrize("options", ["-o none/y.raw", "--modelout x.model --bands none/bands.f32", "-o ."])
+def test_outputs_that_cannot_be_written_are_refused(run, options):
+    assert_refused(run("c2sim.py", SAMPLE, *options.split()), options.split()[-1])
+    assert not outputs()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "x.raw --rateKin K.f32 -o y.raw",
+        "x.raw --rateKout K.f32",
+        "--modelin x.model --bands bands.f32",
+        "--modelin x.model --rateK --rateKout K.f32",
+        "x.raw --bands_lower ten",
+        "x.raw --nonsense",
+    ],
+)
+def test_wrong_usage(capsys, options):
+    with pytest.raises(SystemExit) as exit:
+        simulate(options)
+    assert exit.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_usage_on_the_command_line(run):
+    assert_refused(run("c2sim.py"), "nothing to work on", status=2)
+    result = run("c2sim.py", "--help")
+    assert result.returncode == 0
+    for (
+        option
+    ) in "--bands --bands_lower --rateK --rateKout --rateKin --modelout --modelin --phase0 --postfilter -o".split():
+        assert option in result.stdout

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Step through rate K vectors or codebooks, 16 to a page.
+
+Usage:
+    ./vq_pager.py 14 bands.f32                          # any key or n: next, b: back, q or a click: quit
+    ./vq_pager.py 16 codebook_1.f32 --file2 codebook_2.f32
+    ./vq_pager.py 20 rate_K.f32 --start 500 --plot_dir plots
+
+Units: float32 vectors of K values, plotted as they are: dB, unless the file holds something else.
+
+The scripts that train and run networks show their figures and pages through show() and page_through() below.
+"""
+
+import argparse
+import os
+
+import numpy as np
+
+import codec2_model
+
+ROWS, COLUMNS = 4, 4
+MAX_PNG_PAGES = 10  # written without a display; a long file has thousands
+
+
+# ---------------------------------------------------------------- windows, or PNG files
+
+
+def on_screen(fig, plot_dir):
+    """True when `fig` is in a window, false when it has to go to a file."""
+    return plot_dir is None and fig.canvas.required_interactive_framework is not None
+
+
+def save(fig, plot_dir, name):
+    """Write `fig` to `name`.png, and say so."""
+    os.makedirs(plot_dir or ".", exist_ok=True)
+    filename = os.path.join(plot_dir or ".", f"{name}.png")
+    with codec2_model.replacing(filename) as new:
+        fig.savefig(new, dpi=100)
+    print(f"plot: {filename}")
+
+
+def show(figures, plot_dir):
+    """Show figures {name: figure} in windows and wait until they are closed, or write them to files."""
+    import matplotlib.pyplot as plt
+
+    for name, fig in figures.items():
+        if not on_screen(fig, plot_dir):
+            save(fig, plot_dir, name)
+            plt.close(fig)
+    plt.show()
+
+
+def page_through(draw, nb_pages, name, plot_dir, figsize=(12, 8), nb_png=MAX_PNG_PAGES):
+    """Turn pages: draw(fig, page) fills a figure, page = 0…nb_pages − 1.
+
+    n, space, right and any other key go on, b and left go back, both stop at the ends; q, escape, a click on the page or
+    closing its window ends, and closes what other windows are open.  Without a display the first `nb_png` pages become files.
+    """
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure(figsize=figsize, layout="constrained")
+    if not on_screen(fig, plot_dir):
+        for page in range(min(nb_pages, nb_png)):
+            fig.clear()
+            draw(fig, page)
+            save(fig, plot_dir, f"{name}_{page + 1}")
+        plt.close(fig)
+        return
+    Pager(fig, draw, nb_pages)
+    plt.show()
+
+
+class Pager:
+    """Keys and clicks of page_through()."""
+
+    def __init__(self, fig, draw, nb_pages):
+        self.fig, self.draw, self.last, self.page = fig, draw, nb_pages - 1, 0
+        manager = fig.canvas.manager
+        if manager is not None and manager.key_press_handler_id is not None:
+            fig.canvas.mpl_disconnect(manager.key_press_handler_id)  # it has other ideas about q and the arrows
+        fig.canvas.mpl_connect("key_press_event", self.on_key)
+        fig.canvas.mpl_connect("button_press_event", self.on_click)
+        self.turn(0)
+
+    def turn(self, pages):
+        self.page = min(max(self.page + pages, 0), self.last)
+        self.fig.clear()
+        self.draw(self.fig, self.page)
+        self.fig.canvas.draw_idle()
+
+    def on_key(self, event):
+        if event.key in ("q", "escape"):
+            self.end()
+        elif event.key in ("b", "left"):
+            self.turn(-1)
+        elif event.key not in (None, "shift", "control", "alt", "super", "cmd"):
+            self.turn(1)
+
+    def on_click(self, event):
+        toolbar = self.fig.canvas.toolbar
+        if not (toolbar and toolbar.mode):  # while the toolbar zooms or pans, clicks are its own
+            self.end()
+
+    def end(self):
+        import matplotlib.pyplot as plt
+
+        plt.close("all")
+
+
+# ---------------------------------------------------------------- command line
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description="Step through rate K vectors or codebooks, 16 to a page.")
+    parser.add_argument("K", type=int, help="values a vector")
+    parser.add_argument("file", metavar="FILE", help="vectors, float32")
+    parser.add_argument("--file2", metavar="F.f32", help="vectors to draw over those of FILE in a second colour")
+    parser.add_argument("--start", type=int, default=0, metavar="N", help="first vector to show (default: %(default)s)")
+    parser.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    args = parser.parse_args(argv)
+    if args.K < 1 or args.start < 0:
+        parser.error("K must be at least 1, --start at least 0")
+    return args
+
+
+def main():
+    args = parse_args()
+    names = [name for name in (args.file, args.file2) if name]
+    files = [codec2_model.read_rate_K(name, args.K) for name in names]
+    nb_vectors = len(files[0])
+    if args.start >= nb_vectors:
+        raise codec2_model.FormatError(f"{args.file}: {nb_vectors} vectors, --start {args.start} is beyond the last")
+    print(f"vectors: {nb_vectors}")
+    print(f"range: {files[0].min():.2f} to {files[0].max():.2f}")
+
+    low = min(vectors.min() for vectors in files)
+    high = max(vectors.max() for vectors in files)
+    margin = 0.05 * (high - low) or 1
+
+    def draw(fig, page):
+        first = args.start + page * ROWS * COLUMNS
+        last = min(first + ROWS * COLUMNS, nb_vectors)
+        axes = fig.subplots(ROWS, COLUMNS, sharex=True, sharey=True)
+        for n, ax in zip(range(first, last), axes.flat, strict=False):
+            for vectors, style in zip(files, ("o-C0", "s--C1"), strict=False):
+                if n < len(vectors):
+                    ax.plot(np.arange(args.K), vectors[n], style, markersize=3)
+            ax.set_title(f"{n}", fontsize=9, pad=2)
+            ax.grid(alpha=0.3)
+        for ax in axes.flat[last - first :]:
+            ax.set_visible(False)
+        axes[0, 0].set_ylim(low - margin, high + margin)
+        fig.supxlabel("k")
+        fig.supylabel("dB")
+        fig.suptitle(f"{' and '.join(names)}: vectors {first} to {last - 1} of {nb_vectors}")
+        print(f"shown: {first} to {last - 1}")
+
+    nb_pages = -(-(nb_vectors - args.start) // (ROWS * COLUMNS))
+    page_through(draw, nb_pages, "vq_pager", args.plot_dir)
+
+
+if __name__ == "__main__":
+    codec2_model.plain_errors()
+    main()
