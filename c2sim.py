@@ -8,17 +8,17 @@ Usage:
     ./c2sim.py --modelin network.model -o network.wav                                     # hear a model file
 
 A 10 ms frame of speech is a sum of L harmonics of Wo with amplitudes A[m] and phases phi[m], m = 1…L.  Analysis finds
-them; band energies and rate K vectors describe A[m] by a fixed number of values; synthesis adds the harmonics up.  Options
-and numbers are those of c2sim.  Where the text insists on float32, rounding decides between pitch candidates that tie
-exactly, and is part of the model; elsewhere the precision is free.
+them; band energies and rate K vectors describe A[m] by a fixed number of values; synthesis adds the harmonics up.
+Options and numbers are those of c2sim.  Where the text insists on float32, rounding decides between pitch candidates
+that tie exactly, and is part of the model; elsewhere the precision is free.
 
 Units: speech 16 bit at 8 kHz (a .wav of another rate or of more channels is converted), Wo rad/sample, A linear, band
 energies and rate K vectors dB.
 
 Known limit: zeros fill up a partial last frame (c2sim fills it with what it synthesised last).
 
-References: R. McAulay and T. Quatieri, "Speech analysis/synthesis based on a sinusoidal representation", IEEE Trans. ASSP
-34(4), 1986; D. Rowe, "Techniques for harmonic sinusoidal coding", PhD thesis, University of South Australia, 1997.
+References: R. McAulay and T. Quatieri, "Speech analysis/synthesis based on a sinusoidal representation", IEEE Trans.
+ASSP 34(4), 1986; D. Rowe, "Techniques for harmonic sinusoidal coding", PhD thesis, Univ. of South Australia, 1997.
 """
 
 import argparse
@@ -117,9 +117,9 @@ class InitialPitch:
         weak = peak & (power > 0.15 * top)
         # a weak one counts only near the pitch of the frame before, so these go one after the other
         pitch = [*best, self.previous]  # pitch[-1] is that of the frame before the block
-        for f, lo, hi, b, strong in zip(*(row[weak].tolist() for row in (frame, lo, hi, b, strong)), strict=True):
-            if strong or lo < pitch[f - 1] < hi:
-                pitch[f] = b
+        for f, low, high, bin_, sure in zip(*(x[weak].tolist() for x in (frame, lo, hi, b, strong)), strict=True):
+            if sure or low < pitch[f - 1] < high:
+                pitch[f] = bin_
         self.previous = pitch[len(F) - 1]
         return np.array(pitch[:-1])
 
@@ -159,8 +159,8 @@ def power(S):
 class Candidates:
     """Fundamentals near each of some given ones, and choosing the one whose harmonics hold the most energy.
 
-    All in float32, as candidates often tie exactly.  Since few fundamentals are possible at each step, tables hold
-    Wo [cases][candidates + 1], the last for "none was better", and the FFT bins of their harmonics [m − 1][cases][candidates].
+    All in float32, as candidates often tie exactly.  Few fundamentals are possible at each step, so tables hold them:
+    Wo [cases][candidates + 1], the last for "none was better", FFT bins of the harmonics [m − 1][cases][candidates].
     """
 
     def __init__(self, Wo, half, step):
@@ -178,7 +178,7 @@ class Candidates:
         self.bins = np.minimum(bins, FFT - bins)
 
     def choose(self, P, case):
-        """Number of the first candidate [n] with the largest sum of power P [n][257] over its harmonics, m ascending."""
+        """First candidate [n] with the largest sum of the power P [n][257] over its harmonics, added up m ascending."""
         order = np.argsort(-self.L[case], kind="stable")
         case = case[order]
         row = (order[:, None] * P.shape[1]).astype(np.int32)
@@ -313,7 +313,7 @@ def parabola(x, x1, x2, x3, y1, y2, y3):
 
 def harmonics_to_grid(f_hz, Wo, L, A_dB):
     """Amplitude [n][f] at the frequencies `f_hz`, by parabolas through three neighbouring harmonics each."""
-    F0 = Wo[:, None] * (FS_HZ / TWO_PI)
+    F0 = np.maximum(Wo, 1e-6)[:, None] * (FS_HZ / TWO_PI)
     m = 1 + np.clip(np.ceil(f_hz / F0).astype(int) - 2, 0, np.maximum(L - 3, 0)[:, None])
     y1, y2, y3 = (np.take_along_axis(A_dB, m + i, axis=1) for i in range(3))
     return parabola(f_hz, m * F0, (m + 1) * F0, (m + 2) * F0, y1, y2, y3)
@@ -460,7 +460,7 @@ class Synthesis:
 
 
 def read_speech(filename):
-    """int16 [samples] at 8 kHz from a .wav or raw file, or raw from stdin when the name is `-`; says what it converts."""
+    """int16 [samples] at 8 kHz from a .wav or raw file, or raw from stdin when the name is `-`."""
     if filename == "-":
         data = sys.stdin.buffer.read()
     else:
@@ -486,10 +486,10 @@ def read_wav(filename):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about chunks that are not audio
             rate, speech = scipy.io.wavfile.read(filename)
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # SciPy has many words for a broken file
         raise FormatError(f"{filename}: not a WAV file that can be read: {error}") from None
-    if speech.size == 0:
-        raise FormatError(f"{filename}: no samples")
+    if speech.size == 0 or not np.isfinite(speech).all():
+        raise FormatError(f"{filename}: no samples, or not all of them are numbers")
     if speech.dtype == np.int16 and speech.ndim == 1 and rate == FS_HZ:
         return speech
     import scipy.signal
@@ -509,7 +509,7 @@ def create_speech(filename, stack):
     file = create(filename, stack)
     if not filename.lower().endswith(".wav"):
         return file.write
-    wav = stack.enter_context(wave.open(file, "wb"))
+    wav = stack.enter_context(contextlib.closing(wave.open(file, "wb")))
     wav.setparams((1, 2, FS_HZ, 0, "NONE", None))
     return wav.writeframes
 
@@ -549,6 +549,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not (args.input or args.modelin):
         parser.error("nothing to work on: name a speech file, or a model file with --modelin")
+    if not (args.bands or args.rateKout or args.modelout or args.out):
+        parser.error("nothing to write: name an output with --bands, --rateKout, --modelout or -o")
     if args.modelin and (args.bands or args.rateK):
         parser.error("--modelin replaces the analysis that --bands and --rateK need")
     if (args.rateKin or args.rateKout) and not args.rateK:

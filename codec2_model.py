@@ -5,9 +5,9 @@ Usage:
     ./codec2_model.py speech.model                # frames, seconds, F0, voicing, level; F0 track, one spectrum
     Wo, L, A, phi, voiced = codec2_model.read("speech.model")
 
-A model record is one 10 ms frame of speech as a harmonic series: fundamental frequency, number of harmonics,
-their amplitudes and phases, and whether the frame is voiced.  This is the one module that all scripts share; it holds the
-file formats, the way from harmonics to bins and back, and how a script ends when a file is not what it should be.
+A model record is one 10 ms frame of speech as a harmonic series: fundamental frequency, number of harmonics, their
+amplitudes and phases, and whether the frame is voiced.  All scripts share this module: it holds the file formats, the
+way from harmonics to bins and back, and how a script writes files and ends when one is not what it should be.
 
 Units: Wo rad/sample at 8 kHz; A linear, as c2sim writes it; phi rad; rate K vectors as in their file (dB, or log10).
 """
@@ -48,10 +48,12 @@ def read(filename, max_nb_samples=None):
     Nothing but a few spread records is read, so that this takes milliseconds whatever the length; check() reads them
     all.  `max_nb_samples` keeps the first so many frames.  Raises FormatError, or OSError when it cannot be opened.
     """
-    records = _map(filename, RECORD, f"{RECORD.itemsize} byte model records")[:max_nb_samples]
+    records = _map(filename, RECORD, f"{RECORD.itemsize} byte model records")
     spots = np.unique(np.linspace(0, len(records) - 1, SPOT_CHECKS).astype(int))
-    _check_records(filename, records[spots], spots)
-    return tuple(records[name] for name in RECORD.names)
+    with open(filename, "rb", buffering=0) as file:  # the map would read megabytes ahead of every one
+        seen = b"".join(os.pread(file.fileno(), RECORD.itemsize, spot * RECORD.itemsize) for spot in spots)
+    _check_records(filename, np.frombuffer(seen, RECORD), spots)
+    return tuple(records[:max_nb_samples][name] for name in RECORD.names)
 
 
 def check(filename, Wo, L, A):
@@ -116,7 +118,7 @@ def check_rate_K(filename, vectors, gain=10.0):
     """
     low, high = np.array(DB_RANGE) * gain / 10
     unit = {10: "dB", 1: "log10"}.get(gain, f"{gain:g} log10")
-    largest = -np.inf
+    all_log10 = gain > 1
     for start in range(0, len(vectors), CHUNK):
         part = vectors[start : start + CHUNK]
         bad = ~((part >= low) & (part <= high))
@@ -124,9 +126,9 @@ def check_rate_K(filename, vectors, gain=10.0):
             f, k = np.argwhere(bad)[0]
             why = f"vector {start + f}: {part[f, k]:g} cannot be {unit}, expected {low:g} to {high:g}"
             raise FormatError(f"{filename}: {why}: another kind of file, K or --gain?")
-        largest = max(largest, part.max())
-    if gain > 1 and largest <= DB_RANGE[1] / 10:
-        why = f"no value above {largest:.3g}, too low for speech in {unit}"
+        all_log10 = all_log10 and part.min() >= DB_RANGE[0] / 10 and part.max() <= DB_RANGE[1] / 10
+    if all_log10:
+        why = f"no value above {DB_RANGE[1] // 10}, too low for speech in {unit}"
         raise FormatError(f"{filename}: {why}: log10, as before Dec 2020 (--gain 1)?")
 
 
@@ -179,7 +181,7 @@ def to_bins(Wo, L, A, width, cutoff_hz, Fs=FS_HZ):
     for start in range(0, len(Wo), CHUNK):
         part = slice(start, start + CHUNK)
         wanted = harmonic_mask(L[part]) & (A[part] > 0) & (m * np.float64(Wo[part])[:, None] <= cutoff)
-        frame, harmonic = np.nonzero(wanted)
+        frame = np.nonzero(wanted)[0]
         target[start + frame, harmonic_bins(Wo[part], width)[wanted]] = 20 * np.log10(A[part][wanted])
     return target
 
@@ -224,6 +226,13 @@ def check_folder(filename):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(filename))
 
 
+def positive(text):
+    """Type of an argument that is a whole number above 0."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def plain_errors():
     """End the script with one line on stderr for a file that is bad or cannot be used, and quietly after Ctrl-C."""
 
@@ -248,17 +257,22 @@ def plain_errors():
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Tell and plot what is in a Codec 2 model file.")
     parser.add_argument("model", metavar="FILE.model", help="model file to look at")
-    parser.add_argument("--nb_samples", type=int, metavar="N", help="use the first N frames (default: all)")
+    parser.add_argument("--nb_samples", type=positive, metavar="N", help="use the first N frames (default: all)")
     parser.add_argument("--frame", type=int, metavar="F", help="frame whose spectrum is plotted (default: loudest)")
     parser.add_argument("--noplots", action="store_true", help="print only")
     parser.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if (args.frame or 0) < 0:
+        parser.error("--frame must not be negative")
+    return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     Wo, L, A, _, voiced = read(args.model, args.nb_samples)
     check(args.model, Wo, L, A)
+    if args.frame is not None and args.frame >= len(Wo):
+        raise FormatError(f"{args.model}: {len(Wo)} frames, no --frame {args.frame}")
     F0_hz = Wo * (FS_HZ / (2 * np.pi))
     power = np.zeros(len(Wo))  # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
     for start in range(0, len(Wo), CHUNK):

@@ -37,9 +37,13 @@ def parse_args():
     group.add_argument("network", metavar="NET", help="network from eband_train.py")
     group.add_argument("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
     group.add_argument("model", metavar="MODEL", help="model records of the same frames")
-    group.add_argument("--nb_samples", type=int, metavar="N", help="use the first N frames")
+    group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
     group.add_argument(
-        "--dec", type=int, default=1, metavar="N", help="use every N-th vector and interpolate the others"
+        "--dec",
+        type=codec2_model.positive,
+        default=1,
+        metavar="N",
+        help="use every N-th vector and interpolate the others",
     )
     group = parser.add_argument_group("output")
     group.add_argument("--modelout", metavar="OUT", help="write the model file with the network's amplitudes")
@@ -47,8 +51,8 @@ def parse_args():
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args()
-    if args.dec < 1 or (args.nb_samples or 1) < 1 or args.frame < 0:
-        parser.error("--dec and --nb_samples must be positive, --frame not negative")
+    if args.frame < 0:
+        parser.error("--frame must not be negative")
     return args
 
 
@@ -70,7 +74,7 @@ def read_options(filename):
 
 
 def load(args, options):
-    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; model records Wo, L, A, phi, voiced; target [n][width] in dB."""
+    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; Wo, L, A, phi, voiced; target [n][width] in dB."""
     bands = codec2_model.read_rate_K(args.features, options["eband_K"])
     records = codec2_model.read(args.model)
     if len(bands) != len(records[0]):
@@ -90,7 +94,7 @@ def load(args, options):
 
 
 def decimate(vectors, dec):
-    """Vectors [n][K] of which every dec-th is kept and the others are interpolated; the last few repeat the last kept."""
+    """Vectors [n][K]: every dec-th is kept, the others are interpolated, and the last few repeat the last kept."""
     frame = np.arange(len(vectors))
     last = frame // dec * dec
     following = np.minimum(last + dec, frame[-1] // dec * dec)

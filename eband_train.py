@@ -6,9 +6,9 @@ Usage:
     ./eband_train.py train.f32 train.model --Wo --nnout ampnn.keras
     ./eband_train.py train.f32 train.model --test test.f32 test.model      # figures for another pair as well
 
-The network has 128 outputs, evenly spaced over 0…4 kHz.  Every harmonic of a frame falls in one of them; the others have no
-target in that frame, and the loss looks away from them.  The network corrects a linear interpolation of the band energies
-and sees them without their mean, so that the level of a recording does not matter to it.
+The network has 128 outputs, evenly spaced over 0…4 kHz.  Every harmonic of a frame falls in one of them; the others
+have no target in that frame, and the loss looks away from them.  The network corrects a linear interpolation of the
+band energies and sees them without their mean, so that the level of a recording does not matter to it.
 
 Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
 """
@@ -29,10 +29,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 WIDTH = 128  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
 BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
-HIDDEN = (512, 512)  # units of the hidden layers
+HIDDEN = 256  # units of the three hidden layers
 BATCH = 256  # frames
-LEARNING_RATE = 1e-3  # falls to 0 along a cosine
-FILTER_DB = 3  # training data is filtered at random: rms of the responses
+LEARNING_RATE = 3e-3  # falls to 0 along a cosine
+FILTER_DB = 2  # training data is filtered at random, smoothly with this rms …
+CUTOFF_SLOPE, CUTOFF_DB = 0.25, 50  # … and with cutoffs of at most so many dB/Hz and dB
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 # ---------------------------------------------------------------- arguments
@@ -51,11 +52,13 @@ def parse_args():
     group.add_argument("--eband_start", type=int, default=0, metavar="K", help="first band energy to use")
     group.add_argument("--gain", type=float, default=10, help="features divided by this are log10(energy)")
     group.add_argument("--Fs", type=float, default=8000, metavar="Hz", help="sample rate of the speech")
-    group.add_argument("--nb_samples", type=int, metavar="N", help="use the first N frames")
+    group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
     group = parser.add_argument_group("network")
     group.add_argument("--Wo", action="store_true", help="give the network the fundamental as well")
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=int, default=30, metavar="N", help="passes through the training frames")
+    group.add_argument(
+        "--epochs", type=codec2_model.positive, default=20, metavar="N", help="passes through the training frames"
+    )
     group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default="ampnn.keras", metavar="NET", help="write the network here")
@@ -65,8 +68,8 @@ def parse_args():
     args = parser.parse_args()
     if not 0 <= args.eband_start < args.eband_K - 1:
         parser.error("--eband_start must leave two bands or more of --eband_K")
-    if min(args.gain, args.Fs, args.epochs) <= 0 or (args.nb_samples or 1) < 1 or args.seed < 0:
-        parser.error("--gain, --Fs, --epochs and --nb_samples must be positive, --seed not negative")
+    if not (args.gain > 0 and args.Fs > 0 and args.seed >= 0 and (args.frame or 0) >= 0):
+        parser.error("--gain and --Fs must be positive, --seed and --frame not negative")
     return args
 
 
@@ -79,7 +82,7 @@ def chunks(nb_frames):
 
 
 def load(features, model, args):
-    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; model records Wo, L, A, phi, voiced; target [n][WIDTH] in dB."""
+    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; Wo, L, A, phi, voiced; target [n][WIDTH] in dB."""
     bands = codec2_model.read_rate_K(features, args.eband_K)
     records = codec2_model.read(model)
     if len(bands) != len(records[0]):
@@ -106,7 +109,7 @@ def fit_baseline(bands, records, args):
     The constants come from all harmonics, as those above the cutoff are heard too, but nothing else is learnt for them.
     """
     bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
-    lines = np.stack([np.interp(bins_hz, band_hz(args), e) for e in np.eye(bands.shape[1], dtype=np.float32)])
+    lines = np.stack([np.interp(bins_hz, band_hz(args), e) for e in np.eye(bands.shape[1])]).astype(np.float32)
     total, count = np.zeros(WIDTH), np.zeros(WIDTH)
     for part in chunks(len(bands)):
         target = codec2_model.to_bins(*(values[part] for values in records[:3]), WIDTH, args.Fs / 2, args.Fs)
@@ -120,8 +123,11 @@ def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
     codec2_model.check_folder(args.nnout)
     data = load(args.features, args.model, args)
-    if len(data[2]) < MIN_FRAMES:
-        raise codec2_model.FormatError(f"{args.features}: {len(data[2])} frames, expected at least {MIN_FRAMES}")
+    nb_frames = len(data[2])
+    if nb_frames < MIN_FRAMES:
+        raise codec2_model.FormatError(f"{args.features}: {nb_frames} frames, expected at least {MIN_FRAMES}")
+    if args.frame is not None and args.frame >= nb_frames:
+        raise codec2_model.FormatError(f"{args.features}: {nb_frames} frames, no --frame {args.frame}")
     return data, load(*args.test, args) if args.test else None
 
 
@@ -152,30 +158,45 @@ def build_network(data, lines, offset):
         log_Wo = np.log(data[1])
         scale = layers.Normalization(mean=log_Wo.mean(), variance=log_Wo.var())
         x = layers.Concatenate()([x, scale(ops.log(inputs[1]))])
-    for units in HIDDEN:
-        x = layers.Dense(units, activation="gelu")(x)
+    x = layers.Dense(HIDDEN, activation="gelu")(x)
+    for _ in range(2):
+        x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
     x = layers.Dense(WIDTH, kernel_initializer="zeros")(x)
     return keras.Model(inputs, layers.Add()([y, x]))
 
 
 class RandomFilter(layers.Layer):
-    """A smooth random frequency response for every frame, in dB at K frequencies and at all bins; 0 when not training.
+    """Bands as another microphone, room or radio would have given them, and its response in dB; for training only.
 
-    Three cosines over 0…4 kHz with random weights.  It stands for microphones and rooms that are not in the data.
+    The target is the spectrum that is filtered.  The bands change by what that does to their energies: sums of squared
+    amplitudes under triangles, which are those that the interpolation `lines` [K][WIDTH] is made of.
     """
 
-    def __init__(self, bands_hz, Fs, seed):
+    def __init__(self, lines, seed):
         super().__init__()
+        self.lines = lines
         self.random = keras.random.SeedGenerator(seed)
-        self.at_bands, self.at_bins = (
-            np.cos(2 * np.pi * np.outer([1, 2, 3], hz) / Fs).astype(np.float32)
-            for hz in (bands_hz, np.arange(WIDTH) * Fs / 2 / WIDTH)
-        )
 
-    def call(self, bands, training=False):
-        rms = FILTER_DB * np.sqrt(2 / 3) if training else 0.0
-        weights = keras.random.normal((ops.shape(bands)[0], 3), 0, rms, seed=self.random)
-        return ops.matmul(weights, self.at_bands), ops.matmul(weights, self.at_bins)
+    def call(self, bands, target, training=False):
+        response = self.response(ops.shape(bands)[0]) * float(training)
+        spectrum = ops.where(ops.isnan(target), ops.matmul(bands, self.lines), target)
+        return bands + self.energies(spectrum + response) - self.energies(spectrum), response
+
+    def energies(self, spectrum):
+        return ops.log(ops.matmul(ops.exp(spectrum * np.log(10) / 10), self.lines.T)) * 10 / np.log(10)
+
+    def response(self, n):
+        """Random responses [n][WIDTH] in dB: three cosines; in half the frames a low pass, in half a high pass."""
+        hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
+
+        def uniform(low, high):
+            return keras.random.uniform((n, 1), low, high, seed=self.random)
+
+        cosines = np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000).astype(np.float32)
+        weights = keras.random.normal((n, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
+        above = ops.maximum(hz - uniform(2400, 4000), 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
+        below = ops.maximum(uniform(0, 500) - hz, 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
+        return ops.matmul(weights, cosines) - ops.minimum(above, CUTOFF_DB) - ops.minimum(below, CUTOFF_DB)
 
 
 # ---------------------------------------------------------------- loss
@@ -203,7 +224,7 @@ class Progress(keras.callbacks.Callback):
         signal.signal(signal.SIGINT, self.stop)
 
     def stop(self, *_):
-        print("stopping: Ctrl-C again to abort")
+        print("stopping, Ctrl-C again aborts")
         self.model.stop_training = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -217,22 +238,17 @@ class Progress(keras.callbacks.Callback):
 
 
 def train(network, train_data, held_data, args):
-    """Fit the network to (inputs, target); returns the losses of the training and of the held-out part by epoch.
-
-    A filter adds as many dB to the bands as to the amplitudes near them.
-    """
-    at_bands, at_bins = RandomFilter(band_hz(args), args.Fs, args.seed)(network.inputs[0])
-    estimate = network([network.inputs[0] + at_bands, *network.inputs[1:]]) - at_bins
-    model = keras.Model(network.inputs, estimate)
+    """Fit the network to (inputs, target); returns the losses of the training and of the held-out part by epoch."""
+    target = keras.Input((WIDTH,))
+    lines = network.get_layer("interpolation").get_weights()[0]
+    bands, response = RandomFilter(lines, args.seed)(network.inputs[0], target)
+    estimate = network([bands, *network.inputs[1:]]) - response  # filtered back, as fit() compares it with the target
+    model = keras.Model([*network.inputs, target], estimate)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(train_data[1]) // BATCH) * args.epochs)
     model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)
+    data, held = (([*inputs, target], target) for inputs, target in (train_data, held_data))
     history = model.fit(
-        *train_data,
-        batch_size=BATCH,
-        epochs=args.epochs,
-        validation_data=held_data,
-        callbacks=[Progress()],
-        verbose=0,
+        *data, batch_size=BATCH, epochs=args.epochs, validation_data=held, callbacks=[Progress()], verbose=0
     ).history
     return history["loss"], history["val_loss"]
 

@@ -53,8 +53,8 @@ def show(figures, plot_dir):
 def page_through(draw, nb_pages, name, plot_dir, figsize=(12, 8), nb_png=MAX_PNG_PAGES):
     """Turn pages: draw(fig, page) fills a figure, page = 0…nb_pages − 1.
 
-    n, space, right and any other key go on, b and left go back, both stop at the ends; q, escape, a click on the page or
-    closing its window ends, and closes what other windows are open.  Without a display the first `nb_png` pages become files.
+    n, space, right and any other key go on, b and left go back, both stop at the ends; q, escape, a click on the page
+    or closing its window ends.  Without a display the first `nb_png` pages become files.
     """
     import matplotlib.pyplot as plt
 
@@ -112,14 +112,14 @@ class Pager:
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Step through rate K vectors or codebooks, 16 to a page.")
-    parser.add_argument("K", type=int, help="values a vector")
+    parser.add_argument("K", type=codec2_model.positive, help="values a vector")
     parser.add_argument("file", metavar="FILE", help="vectors, float32")
     parser.add_argument("--file2", metavar="F.f32", help="vectors to draw over those of FILE in a second colour")
     parser.add_argument("--start", type=int, default=0, metavar="N", help="first vector to show (default: %(default)s)")
     parser.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args(argv)
-    if args.K < 1 or args.start < 0:
-        parser.error("K must be at least 1, --start at least 0")
+    if args.start < 0:
+        parser.error("--start must not be negative")
     return args
 
 

@@ -43,4 +43,7 @@ say f1 "This vase is beige and azure with a thin gold stripe round the edge."
 say m2 "Which of the six visitors was sure that the clock had stopped?"
 say f2 "Thank you for bringing those toys that the boys have waited all week to see."
 
-sox -D "$tmp"/s*.wav "$dir/sample_8k.wav"
+# A faint background, as every recording has: pauses are not digital silence.
+sox -D "$tmp"/s*.wav "$tmp/speech.wav"
+sox -D -R "$tmp/speech.wav" -b 16 "$tmp/noise.wav" synth pinknoise vol 0.002
+sox -D -m -v 1 "$tmp/speech.wav" -v 1 "$tmp/noise.wav" "$dir/sample_8k.wav"
