@@ -84,7 +84,7 @@ class InitialPitch:
         i = np.arange(64)
         angle = TWO_PI / FFT * np.outer(i, np.arange(LOW - 1, HIGH + 1))
         hann = (0.5 - 0.5 * np.cos(TWO_PI * i / 63))[:, None]
-        self.dft = np.hstack([hann * np.cos(angle), hann * np.sin(angle)])
+        self.dft = np.hstack([hann * np.cos(angle), hann * np.sin(angle)]).astype(F32)
         self.squares, self.decimated = np.zeros(479), np.zeros(48)
         self.previous = LOW
 
@@ -95,8 +95,8 @@ class InitialPitch:
         first += self.missing
         self.missing = np.zeros(0)
         windows, self.decimated = sliding(self.decimated, decimated, 64, 16)
-        lines = (np.ascontiguousarray(windows) @ self.dft).reshape(len(block), 2, -1)
-        F = np.zeros((len(block), HIGH + 1))
+        lines = (np.ascontiguousarray(windows, F32) @ self.dft).reshape(len(block), 2, -1)
+        F = np.zeros((len(block), HIGH + 1), F32)
         F[:, LOW - 1 :] = np.square(lines).sum(axis=1)
         return self.search_fractions(F)
 
@@ -130,9 +130,8 @@ WINDOW = 0.5 - 0.5 * np.cos(TWO_PI * np.arange(278) / 278)  # Hann, scaled so th
 WINDOW /= np.sqrt(FFT * np.sum(WINDOW**2))
 
 
-def windowed(frames):
-    """Samples [n][278] → FFT buffer [n][512], centre at time 0, so that phases are those at the centre of the frame."""
-    buffer = np.zeros((len(frames), FFT))
+def windowed(frames, buffer):
+    """Samples [n][278] into FFT buffers [n][512], the centre at time 0: phases are then those at the frame's centre."""
     np.multiply(frames[:, 139:], WINDOW[139:], out=buffer[:, :139])
     np.multiply(frames[:, :139], WINDOW[:139], out=buffer[:, -139:])
     return buffer
@@ -143,10 +142,11 @@ class Spectrum:
 
     def __init__(self):
         self.speech = np.ones(BUFFER - N, F32)  # c2sim starts with a buffer of ones
+        self.buffer = np.zeros((CHUNK, FFT))  # double, as NumPy is faster there
 
     def __call__(self, block):
         frames, self.speech = sliding(self.speech, block, BUFFER, N)
-        return np.fft.rfft(windowed(frames[:, 21:299]))  # in double: NumPy is faster there
+        return np.fft.rfft(windowed(frames[:, 21:299], self.buffer[: len(block)]))
 
 
 def power(S):
@@ -235,7 +235,7 @@ def amplitudes_and_phases(Wo, L, S, P):
     return A, phi
 
 
-WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(windowed(np.ones((1, 278)))[0]).real)  # peak at 256
+WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(windowed(np.ones((1, 278)), np.zeros((1, FFT)))[0]).real)  # peak at 256
 VOICED_DB = 6  # more signal than this over what the harmonics leave unexplained below 1 kHz
 
 

@@ -196,7 +196,7 @@ def main(args, options, data):
         network = keras.models.load_model(args.network, compile=False)
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise codec2_model.FormatError(f"{args.network}: not a network that can be loaded: {error}") from None
-    sd, baseline_sd = evaluate("test", network, x, target)
+    sd, baseline_sd = evaluate("file", network, x, target)
     if args.modelout:
         Wo, L, A, phi, voiced = records
         A_hat = np.empty(A.shape, np.float32)
