@@ -279,20 +279,26 @@ def distortion(target, estimate):
     return sd, sd - mean**2
 
 
-def evaluate(name, network, inputs, target):
-    """Print the figures of a part of the data; returns SD by frame of the network and of the baseline."""
-    lines, offset = network.get_layer("interpolation").get_weights()
-    figures = []
-    for part in chunks(len(target)):
-        estimate = network.predict_on_batch([x[part] for x in inputs])
-        figures.append(distortion(target[part], estimate) + distortion(target[part], inputs[0][part] @ lines + offset))
-    sd, variance, baseline_sd, baseline_variance = np.concatenate(figures, axis=1)
-    print(f"{name} frames: {len(sd)}")
-    print(f"{name} network SD: {sd.mean():.2f} dB²")
-    print(f"{name} network variance: {variance.mean():.2f} dB²")
-    print(f"{name} interpolation SD: {baseline_sd.mean():.2f} dB²")
-    print(f"{name} interpolation variance: {baseline_variance.mean():.2f} dB²")
-    return sd, baseline_sd
+def with_baseline(network, baseline):
+    """Model with two outputs: the network's, and that of the layer in it that is the baseline."""
+    return keras.Model(network.inputs, {"network": network.output, baseline: network.get_layer(baseline).output})
+
+
+def evaluate(part, model, inputs, target):
+    """Print the figures of a part of the data for all outputs of the model; returns SD by frame {name: [n]}."""
+    figures = {}
+    for frames in chunks(len(target)):
+        wanted = target[frames].reshape(-1, target.shape[-1])
+        for name, estimate in model.predict_on_batch([x[frames] for x in inputs]).items():
+            figures.setdefault(name, []).append(distortion(wanted, estimate.reshape(wanted.shape)))
+    figures = {
+        name: np.concatenate(figures[name], axis=1) for name in sorted(figures, key=lambda name: name != "network")
+    }
+    for name, (sd, variance) in figures.items():
+        print(f"{part} {name} SD: {sd.mean():.2f} dB²")
+        print(f"{part} {name} variance: {variance.mean():.2f} dB²")
+    print(f"{part} frames: {len(sd)}")
+    return {name: sd for name, (sd, _) in figures.items()}
 
 
 # ---------------------------------------------------------------- plots
@@ -310,16 +316,16 @@ def plot_loss(losses, held_losses):
     return fig
 
 
-def plot_sd(network_sd, baseline_sd):
-    """Histogram of SD without the worst 1 % of frames, and SD frame by frame."""
+def plot_sd(sd):
+    """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
     import matplotlib.pyplot as plt
 
     fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
-    bins = np.linspace(0, np.percentile(baseline_sd, 99), 60)
-    for values, label, colour in ((baseline_sd, "interpolation", "C1"), (network_sd, "network", "C0")):
-        label = f"{label}, mean {values.mean():.1f} dB²"
-        histogram.hist(values, bins, histtype="step", color=colour, label=label)
-        by_frame.plot(values, color=colour, linewidth=0.6, label=label)
+    bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
+    for i, (name, values) in reversed(list(enumerate(sd.items()))):
+        label = f"{name}, mean {values.mean():.1f} dB²"
+        histogram.hist(values, bins, histtype="step", color=f"C{i}", label=label)
+        by_frame.plot(values, color=f"C{i}", linewidth=0.6, label=label)
     histogram.set(xlabel="SD (dB²)", ylabel="Frames")
     by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
     histogram.legend()
@@ -327,7 +333,7 @@ def plot_sd(network_sd, baseline_sd):
 
 
 def draw_frames(fig, frames, records, estimates, Fs):
-    """Six frames: spectra of the model file and of the estimates {name: dB [6][WIDTH]}; below them their waveforms."""
+    """Six frames: spectra of the model file and of estimates {name: dB [frames][width]}; below them the waveforms."""
     axes = fig.subplots(4, 3)
     n = np.arange(-80, 80)
     for i, f in enumerate(frames):
@@ -356,24 +362,22 @@ def main(args, data, test):
     losses = train(network, (train_x, target[:nb_train]), (held_x, target[nb_train:]), args)
     save(network, {**vars(args), "script": "eband_train", "width": WIDTH}, args.nnout)
 
-    evaluate("train", network, train_x, target[:nb_train])
-    sd, baseline_sd = evaluate("held-out", network, held_x, target[nb_train:])
-    figure = sd.mean()
+    model = with_baseline(network, "interpolation")
+    evaluate("train", model, train_x, target[:nb_train])
+    sd = evaluate("held-out", model, held_x, target[nb_train:])
+    figure = sd["network"].mean()
     if test:
-        figure = evaluate("test", network, test[0], test[2])[0].mean()
+        figure = evaluate("test", model, test[0], test[2])["network"].mean()
+    first = nb_train if args.frame is None else args.frame
 
     def draw(fig, page):
-        frames = range(args.frame + 6 * page, min(args.frame + 6 * page + 6, len(target)))
-        six = [v[frames.start : frames.stop] for v in x]
-        lines, offset = network.get_layer("interpolation").get_weights()
-        estimates = {"network": network.predict_on_batch(six), "interpolation": six[0] @ lines + offset}
+        frames = range(first + 6 * page, min(first + 6 * page + 6, len(target)))
+        estimates = model.predict_on_batch([v[frames.start : frames.stop] for v in x])
         draw_frames(fig, frames, records, estimates, args.Fs)
 
     if not args.noplots:
-        args.frame = nb_train if args.frame is None else args.frame
-        figures = {"eband_train_loss": plot_loss(*losses), "eband_train_sd": plot_sd(sd, baseline_sd)}
-        vq_pager.show(figures, args.plot_dir)
-        vq_pager.page_through(draw, -(-(len(target) - args.frame) // 6), "eband_train_frames", args.plot_dir, nb_png=2)
+        vq_pager.show({"eband_train_loss": plot_loss(*losses), "eband_train_sd": plot_sd(sd)}, args.plot_dir)
+        vq_pager.page_through(draw, -(-(len(target) - first) // 6), "eband_train_frames", args.plot_dir, nb_png=2)
     print(f"{figure:.2f}")
 
 

@@ -1,0 +1,449 @@
+#!/usr/bin/env python3
+"""Watch a VQ-VAE learn: codewords move through a cloud of 2-D vectors, epoch by epoch.
+
+Usage:
+    ./vq_vae_demo.py                                     # 16 codewords for Gaussian vectors
+    ./vq_vae_demo.py --test qpsk --num_embedding 4       # a noisy QPSK constellation
+    ./vq_vae_demo.py --embedding_dim 3 --plot_dir plots  # an animated GIF and its last frame there
+
+The encoder is a dummy (it does nothing), so that the quantiser sees the data as they are; the decoder is the identity,
+or trained with --train_decoder.  The picture shows the codewords with the cells they serve, and the distortion beside.
+
+Expected: 0.363 ± 0.004 for 4 codewords, 0.108 ± 0.002 for 16 (Gaussian), 0.040 ± 0.001 for qpsk with 4; any seed.
+Units: vectors have no unit; variances are those of one dimension, on vectors that are not trained on.
+"""
+
+import argparse
+import io
+import os
+import signal
+
+import numpy as np
+
+import codec2_model
+import vq_pager
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+NOISE_VARIANCE = 0.04  # of qpsk, per dimension
+HELD_OUT = 100_000  # vectors that the figures are measured on: 0.3 % from the true ones
+BATCH = 500  # vectors
+LEARNING_RATE = 0.03  # falls to 0 along a cosine
+MAX_FRAMES = 40  # of the animation, which take longer than the training
+SCATTER = 2000  # vectors in a plot
+GRID = 250  # points a side that cells are drawn from
+
+# ---------------------------------------------------------------- arguments
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description="Watch a VQ-VAE learn.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = parser.add_argument_group("data")
+    group.add_argument("--test", choices=("qpsk", "gaussian"), default="gaussian", help="±1 plus noise, or Gaussian")
+    group.add_argument("--nb_samples", type=codec2_model.positive, default=20000, metavar="N", help="training vectors")
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--num_embedding", type=codec2_model.positive, default=16, metavar="M", help="codewords"
+    )
+    group.add_argument("--embedding_dim", type=codec2_model.positive, default=2, metavar="D", help="size of a vector")
+    group.add_argument("--train_decoder", action="store_true", help="train the decoder as well")
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--epochs", type=codec2_model.positive, default=40, metavar="N", help="passes through the training vectors"
+    )
+    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same codebooks")
+    group = parser.add_argument_group("output")
+    group.add_argument("--noplots", action="store_true", help="print figures only")
+    group.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
+    args = parser.parse_args(argv)
+    if not 2 <= args.num_embedding <= args.nb_samples:
+        parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
+    if args.seed < 0:
+        parser.error("--seed must not be negative")
+    return args
+
+
+# ---------------------------------------------------------------- data
+
+
+def make_data(n, args, rng):
+    """Vectors [n][D]: unit variance Gaussian, or corners of a cube (for D = 2 the QPSK constellation) plus noise."""
+    noise = rng.normal(size=(n, args.embedding_dim))
+    if args.test == "qpsk":
+        noise = rng.choice([-1, 1], noise.shape) + np.sqrt(NOISE_VARIANCE) * noise
+    return noise.astype(np.float32)
+
+
+def shannon_bound(bits, args):
+    """Distortion per dimension that no quantiser of so many bits a vector comes below: P·2^(−2R), R = bits/D.
+
+    P is the entropy power, exp(2h)/(2πe) for a density of entropy h: the variance if Gaussian, less for all others.
+    """
+    power = 1.0
+    if args.test == "qpsk":
+        x, dx = np.linspace(-5, 5, 10001, retstep=True)
+        bells = np.exp(-((x + [[-1], [1]]) ** 2) / (2 * NOISE_VARIANCE))
+        density = bells.sum(axis=0) / np.sqrt(2 * np.pi * NOISE_VARIANCE) / 2
+        entropy = -np.sum(density * np.log(density + 1e-300)) * dx
+        power = np.exp(2 * entropy) / (2 * np.pi * np.e)
+    return power * 2 ** (-2 * bits / args.embedding_dim)
+
+
+def prepare(args, name):
+    """What can go wrong with the output, before Keras is imported, which takes seconds."""
+    if args.plot_dir and not args.noplots:
+        os.makedirs(args.plot_dir, exist_ok=True)
+        codec2_model.check_folder(os.path.join(args.plot_dir, name))
+
+
+if __name__ == "__main__":
+    codec2_model.plain_errors()
+    ARGS = parse_args()
+    prepare(ARGS, "vq_vae_demo.gif")
+
+import keras
+from keras import layers, ops
+
+# ---------------------------------------------------------------- quantiser
+
+
+def spread(x, M, rng, candidates=8):
+    """Start of a codebook [M][dim], and what it leaves over of the vectors x [n][dim] when every one takes the nearest.
+
+    The codewords are vectors far from those already taken: of some that are drawn with probabilities that rise with the
+    squared distance, the one that lowers the total distance most (greedy k-means++).
+    """
+    residual = x - x[rng.integers(len(x))]
+    codebook = [x[0] - residual[0]]
+    distance = np.sum(residual**2, axis=1, dtype=np.float64)
+    while len(codebook) < M:
+        p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
+        drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]
+        to_drawn = np.sum(drawn**2, axis=1)[:, None] - 2 * drawn @ x.T + np.sum(x**2, axis=1)
+        codebook.append(drawn[np.argmin(np.minimum(to_drawn, distance).sum(axis=1))])
+        new = x - codebook[-1]
+        new_distance = np.sum(new**2, axis=1)
+        closer = new_distance < distance
+        residual[closer], distance[closer] = new[closer], new_distance[closer]
+    return np.stack(codebook), residual
+
+
+@keras.saving.register_keras_serializable("codec2")
+class VectorQuantizer(layers.Layer):
+    """Vectors [..., dim] become the sum of one codeword of each stage; a stage quantises what those before leave over.
+
+    Gradients pass as if the layer were not there (straight-through estimator), which leaves none for the codebooks.  So
+    it has two loss terms of its own: codebook_loss pulls the codewords to the vector, commitment_loss the vector to the
+    codewords.  With `decay` (say 0.99) the codebooks follow moving averages instead of codebook_loss, and a codeword
+    that is not used starts again elsewhere.  An m-best search keeps so many candidates from stage to stage.
+
+    Vector [0.9, 0], codewords [0, 0] and [1, 0], beta 0.25: output [1, 0], codebook_loss 0.005, commitment_loss 0.00125.
+    """
+
+    def __init__(self, num_embedding, embedding_dim, stages=1, m_best=1, beta=0.25, decay=None, **kwargs):
+        super().__init__(**kwargs)
+        self.M, self.dim, self.stages, self.m_best = num_embedding, embedding_dim, stages, m_best
+        self.beta, self.decay = beta, decay
+        self.codebooks = self.add_weight((stages, self.M, self.dim), trainable=decay is None, name="codebooks")
+        if decay is not None:
+            self.counts = self.add_weight((stages, self.M), "ones", trainable=False, name="counts")
+            self.random = keras.random.SeedGenerator(1)
+
+    def get_config(self):
+        names = {"num_embedding": self.M, "embedding_dim": self.dim, "stages": self.stages, "m_best": self.m_best}
+        return {**super().get_config(), **names, "beta": self.beta, "decay": self.decay}
+
+    def start(self, x, rng):
+        """Start the codebooks from vectors x [n][dim], each stage from what the ones before leave over."""
+        codebooks = []
+        for _ in range(self.stages):
+            codebook, x = spread(x, self.M, rng)
+            codebooks.append(codebook)
+        self.codebooks.assign(np.stack(codebooks))
+
+    def search(self, x):
+        """Indices [..., stages] of the codewords whose sum is nearest to x [..., dim], or near it (m-best search)."""
+        residual = ops.reshape(x, (-1, 1, self.dim))  # [n][candidates][dim]
+        indices = ops.zeros((ops.shape(residual)[0], 1, 0), "int32")  # [n][candidates][stages so far]
+        for stage in range(self.stages):
+            codebook = self.codebooks[stage]
+            distance = ops.sum(ops.square(codebook), axis=1) - 2 * ops.matmul(residual, ops.transpose(codebook))
+            distance = distance + ops.sum(ops.square(residual), axis=2, keepdims=True)  # [n][candidates][M]
+            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
+            if stage + 1 < self.stages:
+                best = ops.top_k(-distance, min(self.m_best, distance.shape[1]))[1]
+            else:
+                best = ops.argmin(distance, axis=1, keepdims=True)
+            best = ops.cast(best, "int32")
+            index, parent = best % self.M, (best // self.M)[:, :, None]
+            residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(codebook, index, axis=0)
+            indices = ops.concatenate([ops.take_along_axis(indices, parent, axis=1), index[:, :, None]], axis=2)
+        return ops.reshape(indices, (*ops.shape(x)[:-1], self.stages))
+
+    def decode(self, indices):
+        """Vectors [..., dim] that these indices [..., stages] stand for."""
+        return sum(ops.take(self.codebooks[stage], indices[..., stage], axis=0) for stage in range(self.stages))
+
+    def call(self, x, training=False):
+        indices = self.search(x)
+        quantized = self.decode(indices)
+        commitment_loss = self.beta * ops.mean(ops.square(x - ops.stop_gradient(quantized)))
+        self.add_loss(commitment_loss)
+        if self.decay is None:
+            codebook_loss = ops.mean(ops.square(ops.stop_gradient(x) - quantized))
+            self.add_loss(codebook_loss)
+        elif training:
+            self.follow(ops.reshape(x - quantized, (-1, self.dim)), ops.reshape(indices, (-1, self.stages)))
+        return ops.stop_gradient(quantized) + (x - ops.stop_gradient(x))  # adds 0, so that the value stays exact
+
+    def follow(self, error, indices):
+        """Move the codewords to moving averages of what they ought to have been; error [n][dim] is what was left."""
+        codebooks, counts = [], []
+        for stage in range(self.stages):
+            index = indices[:, stage]
+            wanted = error + ops.take(self.codebooks[stage], index, axis=0)
+            now = ops.segment_sum(ops.ones_like(error[:, 0]), index, self.M)
+            count = self.decay * self.counts[stage] + (1 - self.decay) * now
+            step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
+            codebook = self.codebooks[stage] + step
+            error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
+            unused = count < 0.03 * ops.mean(count)
+            drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
+            codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
+            counts.append(ops.where(unused, ops.mean(count), count))
+        self.codebooks.assign(ops.stack(codebooks))
+        self.counts.assign(ops.stack(counts))
+
+
+# ---------------------------------------------------------------- network
+
+
+def build_network(args):
+    """Network from vectors [n][D] to vectors [n][D]; its layers are named encoder, quantizer and decoder."""
+    D = args.embedding_dim
+    inputs = keras.Input((D,))
+    z_e = layers.Identity(name="encoder")(inputs)
+    z_q = VectorQuantizer(args.num_embedding, D, name="quantizer")(z_e)
+    decoder = layers.Dense(D, kernel_initializer="identity", trainable=args.train_decoder, name="decoder")
+    return keras.Model(inputs, decoder(z_q))
+
+
+# ---------------------------------------------------------------- training
+
+
+class Watch(keras.callbacks.Callback):
+    """A line and a picture an epoch.  The first Ctrl-C ends training after the step that is running, a second aborts."""
+
+    def __init__(self, held, film, args):
+        super().__init__()
+        self.held, self.film = held, film
+        self.every = -(-args.epochs // MAX_FRAMES)
+        self.distortions, self.codebooks = [], []
+
+    def on_train_begin(self, logs=None):
+        signal.signal(signal.SIGINT, self.stop)
+        self.look(last=False)
+
+    def stop(self, *_):
+        print("stopping, Ctrl-C again aborts")
+        self.model.stop_training = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_epoch_end(self, epoch, logs):
+        self.look(last=self.model.stop_training or epoch + 1 == self.params["epochs"])
+        print(f"epoch {epoch + 1}/{self.params['epochs']}: held-out {self.distortions[-1]:.4f} per dimension")
+
+    def on_train_end(self, logs=None):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def look(self, last):
+        epoch = len(self.distortions)
+        indices, x_hat = quantise(self.model, self.held)
+        self.distortions.append(distortion(self.held, x_hat))
+        self.codebooks.append(ops.convert_to_numpy(self.model.get_layer("quantizer").codebooks))
+        if self.film and (last or epoch % self.every == 0):
+            self.film.shoot(self, indices)
+
+
+def train(network, x, watch, args, rng):
+    """Start the codebooks from the vectors x [n][D] and fit the network to return them."""
+    network.get_layer("quantizer").start(x, rng)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(x) // BATCH) * args.epochs)
+    network.compile(keras.optimizers.Adam(rate), "mse", steps_per_execution=8)
+    network.fit(x, x, batch_size=BATCH, epochs=args.epochs, callbacks=[watch], verbose=0)
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def quantise(network, x):
+    """Indices [n][stages] that stand for vectors x [n][D], and the vectors [n][D] that the network makes of them."""
+    quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
+    parts = np.array_split(x, -(-len(x) * quantizer.M * quantizer.m_best // 2**24))  # bounds the memory for distances
+    indices = ops.concatenate([quantizer.search(part) for part in parts])
+    return ops.convert_to_numpy(indices), ops.convert_to_numpy(decoder(quantizer.decode(indices)))
+
+
+def distortion(x, x_hat):
+    """Mean squared error per dimension: [[0, 0], [1, 3]] and [[0, 1], [1, 2]] differ by 0.5."""
+    return np.mean((x - x_hat) ** 2, dtype=np.float64)
+
+
+def kmeans(x, M, rng):
+    """Codebook [M][dim] for vectors x [n][dim], by Lloyd's iteration until an iteration gains less than 0.01 %."""
+    codebook, last = spread(x, M, rng)[0], np.inf
+    while True:
+        index, x_hat = nearest(x, codebook)
+        if distortion(x, x_hat) > 0.9999 * last:
+            return codebook
+        last = distortion(x, x_hat)
+        count = np.bincount(index, minlength=M)
+        total = np.stack([np.bincount(index, values, M) for values in x.T], axis=1)
+        codebook = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], codebook).astype(np.float32)
+
+
+def nearest(x, codebook):
+    """Index [n] of the codeword nearest to every vector of x [n][dim], and that codeword [n][dim]."""
+    parts = np.array_split(x, -(-len(x) * len(codebook) // 2**24))
+    index = [np.argmin(np.sum(codebook**2, axis=1) - 2 * part @ codebook.T, axis=1) for part in parts]
+    index = np.concatenate(index)
+    return index, codebook[index]
+
+
+# ---------------------------------------------------------------- plots
+
+
+class Plane:
+    """The two dimensions that a plot shows of vectors [n][D]; of D ≠ 2 the first two principal axes of the data."""
+
+    def __init__(self, x):
+        D = x.shape[1]
+        self.axes, self.mean, self.name = np.eye(2), np.zeros(D), "dimension"
+        if D != 2:
+            self.mean, self.name = x.mean(axis=0), "principal axis"
+            _, axes = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))  # in rising order
+            self.axes = np.concatenate([axes.T[::-1], np.zeros((1, D))])[:2]  # of D = 1 the second is nothing
+        self.limit = 1.1 * np.abs(self.project(x[:SCATTER])).max()
+
+    def project(self, x):
+        return (x - self.mean) @ self.axes.T
+
+    def draw_cells(self, ax, cell_of):
+        """Borders of the cells that cell_of(vectors [n][D]) numbers [n]; of D > 2 where the plane cuts them."""
+        side = np.linspace(-self.limit, self.limit, GRID)
+        grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+        cells = cell_of((grid @ self.axes + self.mean).astype(np.float32)).reshape(GRID, GRID)
+        border = np.zeros((GRID, GRID))
+        border[:, 1:] += cells[:, 1:] != cells[:, :-1]
+        border[1:] += cells[1:] != cells[:-1]
+        extent = (-self.limit, self.limit, -self.limit, self.limit)
+        ax.imshow(border > 0, origin="lower", extent=extent, cmap="Greys", vmax=2, interpolation="bilinear")
+
+    def draw(self, ax, x, title, trails=()):
+        """Vectors x [n][D] as a cloud; codewords, trails [epochs][M][D], where they are and the way they came."""
+        ax.plot(*self.project(x[:SCATTER]).T, ".", color="C0", markersize=2, alpha=0.4)
+        if len(trails):
+            ax.plot(*np.moveaxis(self.project(np.stack(trails)), 2, 0), "-", color="black", linewidth=0.8)
+            ax.plot(*self.project(trails[-1]).T, "o", color="C1", markeredgecolor="black", markersize=6)
+        limits = (-self.limit, self.limit)
+        ax.set(xlabel=f"{self.name} 1", ylabel=f"{self.name} 2", title=title, aspect="equal", xlim=limits, ylim=limits)
+
+
+def draw_distortion(ax, distortions, references, epochs):
+    """Held-out distortion by epoch, and horizontal lines at the references {name: distortion}."""
+    ax.plot(range(len(distortions)), distortions, ".-", color="C1", label="VQ-VAE")
+    for (name, value), style in zip(references.items(), ("--", ":"), strict=True):
+        ax.axhline(value, color="black", linestyle=style, label=f"{name} {value:.4f}")
+    ax.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {distortions[-1]:.4f}")
+    ax.set(yscale="log", xlim=(-0.02 * epochs, 1.02 * epochs))
+    ax.yaxis.set_major_formatter("{x:.3g}")
+    ax.yaxis.set_minor_formatter("{x:.2g}")
+    ax.legend(loc="upper right")
+
+
+class Film:
+    """A figure that draw(fig, watch, indices) fills again and again: live in a window, or as an animated GIF."""
+
+    def __init__(self, draw, name, plot_dir, figsize):
+        import matplotlib.pyplot as plt
+
+        self.fig, self.draw, self.name, self.plot_dir = plt.figure(figsize=figsize), draw, name, plot_dir
+        self.fig.set_layout_engine("constrained")
+        self.frames = []
+        self.live = vq_pager.on_screen(self.fig, plot_dir)
+
+    def shoot(self, watch, indices):
+        import matplotlib.pyplot as plt
+        from PIL import Image
+
+        if self.live and not plt.fignum_exists(self.fig.number):
+            return  # the window was closed: go on without
+        self.fig.clear()
+        self.draw(self.fig, watch, indices)
+        if self.live:
+            plt.pause(0.01)
+            return
+        picture = io.BytesIO()
+        self.fig.savefig(picture, dpi=70, pil_kwargs={"compress_level": 1})
+        self.frames.append(Image.open(picture).convert("RGB"))
+
+    def show(self):
+        """Leave the window open until it is closed, or write the GIF, and the last frame as PNG."""
+        if self.frames:
+            filename = os.path.join(self.plot_dir or ".", f"{self.name}.gif")
+            durations = [150] * (len(self.frames) - 1) + [3000]  # ms
+            with codec2_model.replacing(filename) as new:
+                self.frames[0].save(new, save_all=True, append_images=self.frames[1:], duration=durations, loop=0)
+            print(f"plot: {filename}")
+        vq_pager.show({self.name: self.fig}, self.plot_dir)
+
+
+def draw_epoch(fig, watch, plane, references, args):
+    """Codewords with their cells on the left, distortion on the right."""
+    left, right = fig.subplots(1, 2)
+    plane.draw_cells(left, lambda x: quantise(watch.model, x)[0][:, 0])
+    trails = np.stack(watch.codebooks)[:, 0]
+    plane.draw(left, watch.held, f"epoch {len(trails) - 1}: codewords and their cells", trails)
+    draw_distortion(right, watch.distortions, references, args.epochs)
+
+
+# ---------------------------------------------------------------- main
+
+
+def main(args):
+    keras.utils.set_random_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    x, held = make_data(args.nb_samples, args, rng), make_data(HELD_OUT, args, rng)
+    bits = np.log2(args.num_embedding)
+    references = {
+        "k-means": distortion(held, nearest(held, kmeans(x, args.num_embedding, rng))[1]),
+        "Shannon bound": shannon_bound(bits, args),
+    }
+    plane = Plane(held)
+
+    def draw(fig, watch, indices):
+        draw_epoch(fig, watch, plane, references, args)
+
+    network = build_network(args)
+    film = None if args.noplots else Film(draw, "vq_vae_demo", args.plot_dir, (12, 5.5))
+    train(network, x, Watch(held, film, args), args, rng)
+
+    print(f"bits: {bits:.2f} per vector")
+    for part, vectors in (("train", x), ("held-out", held)):
+        indices, x_hat = quantise(network, vectors)
+        figure = distortion(vectors, x_hat)
+        print(f"{part} variance before: {distortion(vectors, vectors.mean(axis=0)):.4f} per dimension")
+        print(f"{part} variance after: {figure:.4f} per dimension")
+    for name, value in references.items():
+        print(f"{name}: {value:.4f} per dimension")
+    print(f"codewords in use: {len(np.unique(indices))} of {args.num_embedding}")
+    if film:
+        film.show()
+    print(f"{figure:.4f}")
+
+
+if __name__ == "__main__":
+    main(ARGS)
