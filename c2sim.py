@@ -326,14 +326,18 @@ def rate_L_to_K(Wo, L, A):
     return harmonics_to_grid(RATE_K_HZ, Wo.astype(np.float64), L, np.maximum(A_dB, floor[:, None])).astype(F32)
 
 
-def rate_K_to_L(vectors, Wo, L):
-    """A [n][161] from rate K vectors [n][20]: the conventional decoder."""
+def rate_K_at(vectors, f_hz):
+    """Amplitudes in dB at the frequencies f_hz [n][f], from rate K vectors [n][20]."""
     values = np.pad(vectors.astype(np.float64), ((0, 0), (1, 1)))
-    f_hz = M * Wo.astype(np.float64)[:, None] * (FS_HZ / TWO_PI)
     k = np.clip(np.searchsorted(NODES_HZ, f_hz) - 1, 0, len(NODES_HZ) - 3)
     x1, x2, x3 = (NODES_HZ[k + i] for i in range(3))
     y1, y2, y3 = (np.take_along_axis(values, k + i, axis=1) for i in range(3))
-    A_dB = parabola(f_hz, x1, x2, x3, y1, y2, y3)
+    return parabola(f_hz, x1, x2, x3, y1, y2, y3)
+
+
+def rate_K_to_L(vectors, Wo, L):
+    """A [n][161] from rate K vectors [n][20]: the conventional decoder."""
+    A_dB = rate_K_at(vectors, M * Wo.astype(np.float64)[:, None] * (FS_HZ / TWO_PI))
     return np.where(codec2_model.harmonic_mask(L), 10 ** (np.minimum(A_dB, 200) / 20), 0).astype(F32)
 
 

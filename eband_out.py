@@ -135,26 +135,22 @@ def distortion(target, estimate):
     return sd, sd - mean**2
 
 
-def with_baseline(network, baseline):
-    """Model with two outputs: the network's, and that of the layer in it that is the baseline."""
-    return keras.Model(network.inputs, {"network": network.output, baseline: network.get_layer(baseline).output})
+def evaluate(part, target, estimates):
+    """Print the figures of a part of the data for estimates {name: function of a slice of frames}; returns their SD.
 
-
-def evaluate(part, model, inputs, target):
-    """Print the figures of a part of the data for all outputs of the model; returns SD by frame {name: [n]}."""
-    figures = {}
-    for frames in chunks(len(target)):
-        wanted = target[frames].reshape(-1, target.shape[-1])
-        for name, estimate in model.predict_on_batch([x[frames] for x in inputs]).items():
-            figures.setdefault(name, []).append(distortion(wanted, estimate.reshape(wanted.shape)))
-    figures = {
-        name: np.concatenate(figures[name], axis=1) for name in sorted(figures, key=lambda name: name != "network")
-    }
-    for name, (sd, variance) in figures.items():
-        print(f"{part} {name} SD: {sd.mean():.2f} dB²")
+    SD is by frame, {name: [n]}, of the frames that have a target.
+    """
+    by_frame = {}
+    for name, estimate in estimates.items():
+        figures = []
+        for frames in chunks(len(target)):
+            wanted = target[frames].reshape(-1, target.shape[-1])
+            figures.append(distortion(wanted, estimate(frames).reshape(wanted.shape)))
+        by_frame[name], variance = np.concatenate(figures, axis=1)
+        print(f"{part} {name} SD: {by_frame[name].mean():.2f} dB²")
         print(f"{part} {name} variance: {variance.mean():.2f} dB²")
-    print(f"{part} frames: {len(sd)}")
-    return {name: sd for name, (sd, _) in figures.items()}
+    print(f"{part} frames: {len(variance)}")
+    return by_frame
 
 
 # ---------------------------------------------------------------- plots
@@ -202,19 +198,22 @@ def main(args, options, data):
         network = keras.models.load_model(args.network, compile=False)
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise codec2_model.FormatError(f"{args.network}: not a network that can be loaded: {error}") from None
-    model = with_baseline(network, "interpolation")
-    sd = evaluate("file", model, x, target)
+    lines, offset = network.get_layer("interpolation").get_weights()
+    estimates = {
+        "network": lambda frames: network.predict_on_batch([v[frames] for v in x]),
+        "interpolation": lambda frames: x[0][frames] @ lines + offset,
+    }
+    sd = evaluate("file", target, estimates)
     if args.modelout:
         Wo, L, A, phi, voiced = records
         A_hat = np.empty(A.shape, np.float32)
         for part in chunks(len(Wo)):
-            A_hat[part] = codec2_model.from_bins(network.predict_on_batch([v[part] for v in x]), Wo[part], L[part])
+            A_hat[part] = codec2_model.from_bins(estimates["network"](part), Wo[part], L[part])
         codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
 
     def draw(fig, page):
-        frames = range(args.frame + 6 * page, min(args.frame + 6 * page + 6, len(target)))
-        estimates = model.predict_on_batch([v[frames.start : frames.stop] for v in x])
-        draw_frames(fig, frames, records, estimates, options["Fs"])
+        frames = np.arange(args.frame + 6 * page, min(args.frame + 6 * page + 6, len(target)))
+        draw_frames(fig, frames, records, {name: f(frames) for name, f in estimates.items()}, options["Fs"])
 
     if not args.noplots:
         vq_pager.show({"eband_out_sd": plot_sd(sd)}, args.plot_dir)

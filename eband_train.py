@@ -279,26 +279,22 @@ def distortion(target, estimate):
     return sd, sd - mean**2
 
 
-def with_baseline(network, baseline):
-    """Model with two outputs: the network's, and that of the layer in it that is the baseline."""
-    return keras.Model(network.inputs, {"network": network.output, baseline: network.get_layer(baseline).output})
+def evaluate(part, target, estimates):
+    """Print the figures of a part of the data for estimates {name: function of a slice of frames}; returns their SD.
 
-
-def evaluate(part, model, inputs, target):
-    """Print the figures of a part of the data for all outputs of the model; returns SD by frame {name: [n]}."""
-    figures = {}
-    for frames in chunks(len(target)):
-        wanted = target[frames].reshape(-1, target.shape[-1])
-        for name, estimate in model.predict_on_batch([x[frames] for x in inputs]).items():
-            figures.setdefault(name, []).append(distortion(wanted, estimate.reshape(wanted.shape)))
-    figures = {
-        name: np.concatenate(figures[name], axis=1) for name in sorted(figures, key=lambda name: name != "network")
-    }
-    for name, (sd, variance) in figures.items():
-        print(f"{part} {name} SD: {sd.mean():.2f} dB²")
+    SD is by frame, {name: [n]}, of the frames that have a target.
+    """
+    by_frame = {}
+    for name, estimate in estimates.items():
+        figures = []
+        for frames in chunks(len(target)):
+            wanted = target[frames].reshape(-1, target.shape[-1])
+            figures.append(distortion(wanted, estimate(frames).reshape(wanted.shape)))
+        by_frame[name], variance = np.concatenate(figures, axis=1)
+        print(f"{part} {name} SD: {by_frame[name].mean():.2f} dB²")
         print(f"{part} {name} variance: {variance.mean():.2f} dB²")
-    print(f"{part} frames: {len(sd)}")
-    return {name: sd for name, (sd, _) in figures.items()}
+    print(f"{part} frames: {len(variance)}")
+    return by_frame
 
 
 # ---------------------------------------------------------------- plots
@@ -357,23 +353,28 @@ def main(args, data, test):
     x, records, target = data
     nb_train = len(target) - len(target) // 10  # the rest is cut off before anything is shuffled
     train_x, held_x = [v[:nb_train] for v in x], [v[nb_train:] for v in x]
-    network = build_network(train_x, *fit_baseline(train_x[0], [v[:nb_train] for v in records], args))
+    lines, offset = fit_baseline(train_x[0], [v[:nb_train] for v in records], args)
+    network = build_network(train_x, lines, offset)
     print(f"weights: {network.count_params()}")
     losses = train(network, (train_x, target[:nb_train]), (held_x, target[nb_train:]), args)
     save(network, {**vars(args), "script": "eband_train", "width": WIDTH}, args.nnout)
 
-    model = with_baseline(network, "interpolation")
-    evaluate("train", model, train_x, target[:nb_train])
-    sd = evaluate("held-out", model, held_x, target[nb_train:])
+    def estimates(x):
+        return {
+            "network": lambda frames: network.predict_on_batch([v[frames] for v in x]),
+            "interpolation": lambda frames: x[0][frames] @ lines + offset,
+        }
+
+    evaluate("train", target[:nb_train], estimates(train_x))
+    sd = evaluate("held-out", target[nb_train:], estimates(held_x))
     figure = sd["network"].mean()
     if test:
-        figure = evaluate("test", model, test[0], test[2])["network"].mean()
+        figure = evaluate("test", test[2], estimates(test[0]))["network"].mean()
     first = nb_train if args.frame is None else args.frame
 
     def draw(fig, page):
-        frames = range(first + 6 * page, min(first + 6 * page + 6, len(target)))
-        estimates = model.predict_on_batch([v[frames.start : frames.stop] for v in x])
-        draw_frames(fig, frames, records, estimates, args.Fs)
+        frames = np.arange(first + 6 * page, min(first + 6 * page + 6, len(target)))
+        draw_frames(fig, frames, records, {name: f(frames) for name, f in estimates(x).items()}, args.Fs)
 
     if not args.noplots:
         vq_pager.show({"eband_train_loss": plot_loss(*losses), "eband_train_sd": plot_sd(sd)}, args.plot_dir)
