@@ -10,6 +10,9 @@ The network has 128 outputs, evenly spaced over 0…4 kHz.  Every harmonic of a 
 have no target in that frame, and the loss looks away from them.  The network corrects a linear interpolation of the
 band energies and sees them without their mean, so that the level of a recording does not matter to it.
 
+Expected: 22 minutes of speech, 20 epochs, 75 s on two cores; on 61 s of other speakers and recordings, seeds 1 to 3:
+with --Wo SD 10.44 ± 0.02, variance 10.24 ± 0.02 dB²; without 15.27 ± 0.06, 10.57 ± 0.01; interpolation 20.20, 16.31.
+
 Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
 """
 
