@@ -6,7 +6,8 @@ Usage:
     ./c2sim.py --modelin network.model -o network.wav
     ./eband_out.py ampnn.keras test.f32 test.model --dec 3      # every third vector, the others interpolated
 
-The network's amplitudes take the place of those in the model file; Wo, L, phases and voicing stay.
+The network's amplitudes take the place of those in the model file; Wo, L, phases and voicing stay.  The mean of a frame
+comes with its vector, or, for networks of ebanddec_train.py, from the amplitudes of the model file.
 
 Units: as in the script that trained the network; errors in dB².
 """
@@ -18,11 +19,13 @@ import zipfile
 
 import numpy as np
 
+import c2sim
 import codec2_model
 import vq_pager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
+K, MLFEAT = 20, 201  # floats in a newamp1 vector, and in a record of c2enc 700C --mlfeat
 F_CUTOFF_HZ = 3600  # figures over harmonics up to here
 
 # ---------------------------------------------------------------- arguments
@@ -34,8 +37,8 @@ def parse_args():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     group = parser.add_argument_group("data")
-    group.add_argument("network", metavar="NET", help="network from eband_train.py")
-    group.add_argument("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
+    group.add_argument("network", metavar="NET", help="network from eband_train, ebanddec_train or newamp1_train")
+    group.add_argument("features", metavar="FEATURES", help="vectors of the kind that the network was trained on")
     group.add_argument("model", metavar="MODEL", help="model records of the same frames")
     group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
     group.add_argument(
@@ -70,27 +73,44 @@ def read_options(filename):
         with zipfile.ZipFile(filename) as archive:
             return json.loads(archive.read("options.json"))
     except (zipfile.BadZipFile, KeyError, ValueError):
-        raise codec2_model.FormatError(f"{filename}: expected a network that eband_train.py has written") from None
+        raise codec2_model.FormatError(
+            f"{filename}: expected a network that one of the training scripts has written"
+        ) from None
+
+
+def read_vectors(features, model, nb_frames):
+    """Rate K vectors [n][20] in dB, and the quantised amplitudes A [n][161] that mlfeat records carry, else None."""
+    size = os.path.getsize(features) / (4 * nb_frames)
+    if size not in (K, MLFEAT):
+        why = f"{size:g} floats for each of the {nb_frames} frames of {model}, expected {K} or {MLFEAT}"
+        raise codec2_model.FormatError(f"{features}: {why}")
+    records = codec2_model.read_rate_K(features, int(size))
+    if size == K:
+        return records, None
+    return records[:, :1] + records[:, 1 : K + 1], np.pad(records[:, 2 * K + 1 :], ((0, 0), (0, 1)))
 
 
 def load(args, options):
-    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; Wo, L, A, phi, voiced; target [n][width] in dB."""
-    bands = codec2_model.read_rate_K(args.features, options["eband_K"])
+    """Vectors [n][K] in dB; model records Wo, L, A, phi, voiced; target [n][width] in dB."""
     records = codec2_model.read(args.model)
-    if len(bands) != len(records[0]):
-        raise codec2_model.FormatError(f"{args.features}: {len(bands)} frames, but {args.model} has {len(records[0])}")
-    codec2_model.check_rate_K(args.features, bands, options["gain"])
+    nb_frames = len(records[0])
+    if options["script"] == "newamp1_train":
+        vectors, _ = read_vectors(args.features, args.model, nb_frames)
+        codec2_model.check_rate_K(args.features, vectors)
+    else:
+        vectors = codec2_model.read_rate_K(args.features, options["eband_K"])
+        if len(vectors) != nb_frames:
+            raise codec2_model.FormatError(f"{args.features}: {len(vectors)} frames, but {args.model} has {nb_frames}")
+        codec2_model.check_rate_K(args.features, vectors, options["gain"])
+        vectors = vectors[:, options["eband_start"] :] * np.float32(10 / options["gain"])
     codec2_model.check(args.model, *records[:3])
-    records = [values[: args.nb_samples] for values in records]
-    bands = bands[: args.nb_samples, options["eband_start"] :] * np.float32(10 / options["gain"])
-    if args.frame >= len(bands):
-        raise codec2_model.FormatError(f"{args.features}: {len(bands)} frames, no --frame {args.frame}")
+    if args.frame >= len(vectors[: args.nb_samples]):
+        raise codec2_model.FormatError(f"{args.features}: {len(vectors)} frames, no --frame {args.frame}")
+    if args.dec > 1 and "dec" in options:
+        raise codec2_model.FormatError(f"{args.network}: has --dec {options['dec']} of its own, expected no --dec")
+    vectors, *records = (values[: args.nb_samples] for values in (vectors, *records))
     target = codec2_model.to_bins(*records[:3], options["width"], F_CUTOFF_HZ, options["Fs"])
-    return (
-        [decimate(bands, args.dec), records[0][:, None]] if options["Wo"] else [decimate(bands, args.dec)],
-        records,
-        target,
-    )
+    return decimate(vectors, args.dec), records, target
 
 
 def decimate(vectors, dec):
@@ -192,17 +212,50 @@ def draw_frames(fig, frames, records, estimates, Fs):
 # ---------------------------------------------------------------- main
 
 
+def match_mean(estimate, target):
+    """The estimate [...][WIDTH] in dB, shifted to the mean of the target of each frame."""
+    error = np.where(np.isnan(target), 0, target - estimate).astype(np.float32)
+    count = np.sum(~np.isnan(target), axis=-1, keepdims=True)
+    return estimate + error.sum(axis=-1, keepdims=True) / np.maximum(count, 1)
+
+
+def estimators(network, options, vectors, records, target):
+    """{name: function of a slice of frames} for the estimates of the network and of its baseline, dB [n][width]."""
+    Wo, L = records[:2]
+
+    def predict(model):
+        inputs = [vectors, Wo[:, None]] if options.get("Wo") else [vectors]
+        return lambda frames: model.predict_on_batch([values[frames] for values in inputs])
+
+    def predict_decimated(model):
+        dec, last = options["dec"], (len(vectors) - 1) // options["dec"] * options["dec"]
+
+        def estimate(frames):
+            f = np.arange(len(vectors))[frames]
+            sent = np.arange(f[0] // dec, f[-1] // dec + 1)[:, None] * dec
+            dB = model.predict_on_batch(vectors[np.minimum(sent + np.array([0, dec]), last)])
+            return match_mean(dB.reshape(-1, options["width"])[f - sent[0]], target[frames])
+
+        return estimate
+
+    def conventional(frames):
+        A = c2sim.rate_K_to_L(vectors[frames], Wo[frames], L[frames])
+        return codec2_model.to_bins(Wo[frames], L[frames], A, options["width"], options["Fs"] / 2, options["Fs"])
+
+    if options["script"] == "newamp1_train":
+        return {"network": predict(network), "conventional": conventional}
+    baseline = keras.Model(network.inputs, network.get_layer("interpolation").output)
+    predict = predict_decimated if options["script"] == "ebanddec_train" else predict
+    return {"network": predict(network), "interpolation": predict(baseline)}
+
+
 def main(args, options, data):
-    x, records, target = data
+    vectors, records, target = data
     try:
         network = keras.models.load_model(args.network, compile=False)
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise codec2_model.FormatError(f"{args.network}: not a network that can be loaded: {error}") from None
-    lines, offset = network.get_layer("interpolation").get_weights()
-    estimates = {
-        "network": lambda frames: network.predict_on_batch([v[frames] for v in x]),
-        "interpolation": lambda frames: x[0][frames] @ lines + offset,
-    }
+    estimates = estimators(network, options, vectors, records, target)
     sd = evaluate("file", target, estimates)
     if args.modelout:
         Wo, L, A, phi, voiced = records

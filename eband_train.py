@@ -168,38 +168,42 @@ def build_network(data, lines, offset):
     return keras.Model(inputs, layers.Add()([y, x]))
 
 
-class RandomFilter(layers.Layer):
-    """Bands as another microphone, room or radio would have given them, and its response in dB; for training only.
+class RandomResponse(layers.Layer):
+    """Frequency response [n][WIDTH] in dB of another microphone, room or radio for every frame; 0 when not training.
 
-    The target is the spectrum that is filtered.  The bands change by what that does to their energies: sums of squared
-    amplitudes under triangles, which are those that the interpolation `lines` [K][WIDTH] is made of.
+    Three cosines over 0…Fs/2 with random weights; in half the frames a low pass, in half a high pass.
     """
 
-    def __init__(self, lines, seed):
+    def __init__(self, seed):
         super().__init__()
-        self.lines = lines
         self.random = keras.random.SeedGenerator(seed)
 
-    def call(self, bands, target, training=False):
-        response = self.response(ops.shape(bands)[0]) * float(training)
-        spectrum = ops.where(ops.isnan(target), ops.matmul(bands, self.lines), target)
-        return bands + self.energies(spectrum + response) - self.energies(spectrum), response
-
-    def energies(self, spectrum):
-        return ops.log(ops.matmul(ops.exp(spectrum * np.log(10) / 10), self.lines.T)) * 10 / np.log(10)
-
-    def response(self, n):
-        """Random responses [n][WIDTH] in dB: three cosines; in half the frames a low pass, in half a high pass."""
-        hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
+    def call(self, frames, training=False):
+        n = ops.shape(frames)[0]
 
         def uniform(low, high):
             return keras.random.uniform((n, 1), low, high, seed=self.random)
 
+        hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
         cosines = np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000).astype(np.float32)
         weights = keras.random.normal((n, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
         above = ops.maximum(hz - uniform(2400, 4000), 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
         below = ops.maximum(uniform(0, 500) - hz, 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
-        return ops.matmul(weights, cosines) - ops.minimum(above, CUTOFF_DB) - ops.minimum(below, CUTOFF_DB)
+        cutoffs = ops.minimum(above, CUTOFF_DB) + ops.minimum(below, CUTOFF_DB)
+        return (ops.matmul(weights, cosines) - cutoffs) * float(training)
+
+
+def filtered_bands(bands, target, response, lines):
+    """Bands [n][K] in dB after a filter with this response [n][WIDTH]; target [n][WIDTH] is the spectrum filtered.
+
+    They change as energies do: sums of squared amplitudes under triangles, those that `lines` [K][WIDTH] are made of.
+    """
+
+    def energies(spectrum):
+        return ops.log(ops.matmul(ops.exp(spectrum * np.log(10) / 10), lines.T)) * 10 / np.log(10)
+
+    spectrum = ops.where(ops.isnan(target), ops.matmul(bands, lines), target)
+    return bands + energies(spectrum + response) - energies(spectrum)
 
 
 # ---------------------------------------------------------------- loss
@@ -244,8 +248,9 @@ def train(network, train_data, held_data, args):
     """Fit the network to (inputs, target); returns the losses of the training and of the held-out part by epoch."""
     target = keras.Input((WIDTH,))
     lines = network.get_layer("interpolation").get_weights()[0]
-    bands, response = RandomFilter(lines, args.seed)(network.inputs[0], target)
-    estimate = network([bands, *network.inputs[1:]]) - response  # filtered back, as fit() compares it with the target
+    bands, *other = network.inputs
+    response = RandomResponse(args.seed)(bands)
+    estimate = network([filtered_bands(bands, target, response, lines), *other]) - response  # to compare with target
     model = keras.Model([*network.inputs, target], estimate)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(train_data[1]) // BATCH) * args.epochs)
     model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)

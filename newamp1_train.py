@@ -38,8 +38,7 @@ HIDDEN = 256  # units of the three hidden layers
 BATCH = 256  # frames
 LEARNING_RATE = 3e-3  # falls to 0 along a cosine
 FILTER_DB = 2  # training data is filtered at random, smoothly with this rms …
-CUTOFF_SLOPE, CUTOFF_DB = 0.25, 50  # … and with cutoffs of at most so many dB/Hz and dB
-RANGE_DB = 50  # the analysis lifts amplitudes that are further below the largest
+CUTOFF_SLOPE, CUTOFF_DB = 0.25, 20  # … and with cutoffs of at most so many dB/Hz and dB
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 # ---------------------------------------------------------------- arguments
@@ -150,36 +149,34 @@ def build_network(vectors, lines):
     for _ in range(2):
         x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
     x = layers.Dense(WIDTH, kernel_initializer="zeros")(x)
-    network = keras.Model(inputs, layers.Add()([y(inputs - mean), x]) + mean)
+    network = keras.Model([inputs], layers.Add()([y(inputs - mean), x]) + mean)
     y.set_weights([lines])
     return network
 
 
 class RandomResponse(layers.Layer):
-    """Vectors as another microphone, room or radio would have given them, and its response in dB; for training only."""
+    """Frequency response [n][WIDTH] in dB of another microphone, room or radio for every frame; 0 when not training.
 
-    def __init__(self, vector_hz, seed):
+    Three cosines over 0…Fs/2 with random weights; in half the frames a low pass, in half a high pass.
+    """
+
+    def __init__(self, seed):
         super().__init__()
-        self.at_vector = np.stack([np.interp(vector_hz, np.arange(WIDTH) * 4000 / WIDTH, e) for e in np.eye(WIDTH)])
         self.random = keras.random.SeedGenerator(seed)
 
-    def call(self, vectors, training=False):
-        response = self.response(ops.shape(vectors)[0]) * float(training)
-        filtered = vectors + ops.matmul(response, self.at_vector.astype(np.float32))
-        return ops.maximum(filtered, ops.max(filtered, axis=1, keepdims=True) - RANGE_DB), response
-
-    def response(self, n):
-        """Random responses [n][WIDTH] in dB: three cosines; in half the frames a low pass, in half a high pass."""
-        hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
+    def call(self, frames, training=False):
+        n = ops.shape(frames)[0]
 
         def uniform(low, high):
             return keras.random.uniform((n, 1), low, high, seed=self.random)
 
+        hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
         cosines = np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000).astype(np.float32)
         weights = keras.random.normal((n, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
         above = ops.maximum(hz - uniform(2400, 4000), 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
         below = ops.maximum(uniform(0, 500) - hz, 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
-        return ops.matmul(weights, cosines) - ops.minimum(above, CUTOFF_DB) - ops.minimum(below, CUTOFF_DB)
+        cutoffs = ops.minimum(above, CUTOFF_DB) + ops.minimum(below, CUTOFF_DB)
+        return (ops.matmul(weights, cosines) - cutoffs) * float(training)
 
 
 # ---------------------------------------------------------------- loss
@@ -222,8 +219,10 @@ class Progress(keras.callbacks.Callback):
 
 def train(network, train_data, held_data, args):
     """Fit the network to (inputs, target); returns the losses of the training and of the held-out part by epoch."""
-    vectors, response = RandomResponse(c2sim.RATE_K_HZ, args.seed)(network.inputs[0])
-    estimate = network(vectors) - response  # filtered back, as fit() compares it with the target
+    bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
+    at_vector = np.stack([np.interp(c2sim.RATE_K_HZ, bins_hz, e) for e in np.eye(WIDTH)]).astype(np.float32)
+    response = RandomResponse(args.seed)(network.inputs[0])
+    estimate = network([network.inputs[0] + ops.matmul(response, at_vector)]) - response  # to compare with target
     model = keras.Model(network.inputs, estimate)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(train_data[1]) // BATCH) * args.epochs)
     model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)
@@ -340,20 +339,21 @@ def main(args, data, test):
     train_part, held_part = slice(nb_train), slice(nb_train, None)
     network = build_network(vectors[train_part], parabolas(args.Fs))
     print(f"weights: {network.count_params()}")
-    losses = train(network, *((vectors[part], target[part]) for part in (train_part, held_part)), args)
+    losses = train(network, *(([vectors[part]], target[part]) for part in (train_part, held_part)), args)
     save(network, {**vars(args), "script": "newamp1_train", "width": WIDTH}, args.nnout)
 
-    def estimates(part, data, cutoff_hz=F_CUTOFF_HZ):
+    def estimates(part, data):
         vectors, quantised, Wo, L = (x if x is None else x[part] for x in (data[0], data[3], *data[1][:2]))
 
         def conventional(frames):
             A = c2sim.rate_K_to_L(vectors[frames], Wo[frames], L[frames])
-            return codec2_model.to_bins(Wo[frames], L[frames], A, WIDTH, cutoff_hz, args.Fs)
+            return codec2_model.to_bins(Wo[frames], L[frames], A, WIDTH, args.Fs / 2, args.Fs)
 
         def decoded_700C(frames):
-            return codec2_model.to_bins(Wo[frames], L[frames], quantised[frames], WIDTH, cutoff_hz, args.Fs)
+            A = np.maximum(quantised[frames], 1e-5)
+            return codec2_model.to_bins(Wo[frames], L[frames], A, WIDTH, args.Fs / 2, args.Fs)
 
-        known = {"network": lambda frames: network.predict_on_batch(vectors[frames]), "conventional": conventional}
+        known = {"network": lambda frames: network.predict_on_batch([vectors[frames]]), "conventional": conventional}
         return known if quantised is None else {**known, "700C quantised": decoded_700C}
 
     evaluate("train", target[train_part], estimates(train_part, data))
@@ -365,7 +365,7 @@ def main(args, data, test):
 
     def draw(fig, page):
         frames = to_plot[6 * page : 6 * page + 6]
-        known = estimates(slice(None), data, args.Fs / 2)
+        known = estimates(slice(None), data)
         draw_frames(fig, frames, records, {name: known[name](frames) for name in ("network", "conventional")}, args.Fs)
 
     if not args.noplots:
