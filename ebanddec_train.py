@@ -60,7 +60,7 @@ def parse_args():
     )
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--epochs", type=codec2_model.positive, default=20, metavar="N", help="passes through the training frames"
+        "--epochs", type=codec2_model.positive, default=10, metavar="N", help="passes through the training frames"
     )
     group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")

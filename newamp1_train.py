@@ -59,7 +59,7 @@ def parse_args():
     group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--epochs", type=codec2_model.positive, default=20, metavar="N", help="passes through the training frames"
+        "--epochs", type=codec2_model.positive, default=10, metavar="N", help="passes through the training frames"
     )
     group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")
