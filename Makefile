@@ -1,10 +1,15 @@
 # make demo                sample speech to features, a trained network, and speech again, in demo/
 # make demo SPEECH=my.wav  the same for your own speech
+# make demo DEC=3          a vector every third frame only, as a decoder at a low bit rate gets them
 # make test lint clean
 
 PYTHON ?= python3
 SPEECH ?= tests/data/sample_8k.wav
 EPOCHS ?= 60
+
+# the network: every frame by default, or a vector every DEC frames
+NAME := network$(if $(DEC),_dec$(DEC))
+TRAIN := $(if $(DEC),ebanddec_train.py --dec $(DEC),eband_train.py --Wo)
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -19,11 +24,11 @@ demo: $(VENV)/demo
 	$(PY) c2sim.py "$(SPEECH)" --rateK -o demo/conventional.wav
 	$(PY) c2sim.py "$(SPEECH)" --bands demo/speech.f32 --modelout demo/speech.model
 	$(PY) c2sim.py "$(SPEECH)" --bands demo/train.f32 --bands_lower 10 --modelout demo/train.model
-	$(PY) eband_train.py demo/train.f32 demo/train.model --Wo --epochs $(EPOCHS) \
-		--nnout demo/ampnn.keras --plot_dir demo | tee demo/figures.txt
-	$(PY) eband_out.py demo/ampnn.keras demo/speech.f32 demo/speech.model \
-		--modelout demo/network.model --plot_dir demo | tee -a demo/figures.txt
-	$(PY) c2sim.py --modelin demo/network.model -o demo/network.wav
+	$(PY) $(TRAIN) demo/train.f32 demo/train.model --epochs $(EPOCHS) \
+		--nnout demo/$(NAME).keras --plot_dir demo | tee demo/figures.txt
+	$(PY) eband_out.py demo/$(NAME).keras demo/speech.f32 demo/speech.model \
+		--modelout demo/$(NAME).model --plot_dir demo | tee -a demo/figures.txt
+	$(PY) c2sim.py --modelin demo/$(NAME).model -o demo/$(NAME).wav
 	@ls demo/*.wav demo/*.png demo/figures.txt
 
 test: $(VENV)/tests

@@ -56,6 +56,27 @@ def test_model_file_and_figures(trained, sample, run, tmp_path):
     assert values["file network variance"] == pytest.approx((sd - mean**2).mean(), abs=0.01)
 
 
+@pytest.mark.parametrize("dec", [1, 3])
+def test_networks_of_ebanddec_train(run, sample, tmp_path, dec):
+    """All frames are there, the mean of each is that of the model file, and the figures are the trainer's."""
+    options = ("--dec", dec, "--epochs", 1, "--noplots", "--test", *sample)
+    expected = figures(run("ebanddec_train.py", *sample, *options).stdout)
+    result = run("eband_out.py", "ampnn_dec.keras", *sample, "--modelout", "out.model", "--noplots")
+    assert result.returncode == 0, result.stderr
+    values = figures(result.stdout)
+    assert values["file network SD"] == pytest.approx(expected["test network SD"], rel=0.01)  # a few more frames
+    assert values["file interpolation SD"] == pytest.approx(expected["test interpolation SD"], rel=0.01)
+    Wo, L, A, _, _ = codec2_model.read(sample[1])
+    A_hat = codec2_model.read(tmp_path / "out.model")[2]
+    assert len(A_hat) == len(A) == values["file frames"]
+    m = np.arange(161)
+    used = (m >= 1) & (m <= L[:, None]) & (m * Wo[:, None] <= 3600 * 2 * np.pi / 8000)
+    error = np.sum(20 * np.log10(A_hat / np.where(used, A, 1), where=used, out=np.zeros(A.shape)), axis=1)
+    np.testing.assert_allclose(error / used.sum(axis=1), 0, atol=0.05)
+    result = run("eband_out.py", "ampnn_dec.keras", *sample, "--dec", 2, "--noplots")
+    assert_refused(result, f"--dec {dec} of its own")
+
+
 def test_decimated_vectors_cost_something(trained, sample, run):
     sd = [
         float(run("eband_out.py", trained[0], *sample, "--noplots", "--dec", dec).stdout.split()[-1]) for dec in (1, 3)
@@ -68,7 +89,7 @@ def test_decimated_vectors_cost_something(trained, sample, run):
     [
         (["{model}", "{features}", "{model}"], "network"),
         (["nowhere.keras", "{features}", "{model}"], "nowhere.keras"),
-        (["{network}", "{model}", "{features}"], "{model}"),
+        (["{network}", "{model}", "{features}"], "{features}"),
         (["{network}", "{features}", "{model}", "--frame", "100000"], "--frame 100000"),
         (["{network}", "{features}", "{model}", "--modelout", "nowhere/out.model"], "nowhere/out.model"),
         (["cut.keras", "{features}", "{model}"], "cut.keras"),
