@@ -20,6 +20,7 @@ import codec2_model
 
 ROWS, COLUMNS = 4, 4
 MAX_PNG_PAGES = 10  # written without a display; a long file has thousands
+MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # keys that do nothing alone
 
 
 # ---------------------------------------------------------------- windows, or PNG files
@@ -50,7 +51,7 @@ def show(figures, plot_dir):
     plt.show()
 
 
-def page_through(draw, nb_pages, name, plot_dir, figsize=(12, 8), nb_png=MAX_PNG_PAGES):
+def page_through(draw, nb_pages, name, plot_dir, nb_png=MAX_PNG_PAGES, layout="constrained"):
     """Turn pages: draw(fig, page) fills a figure, page = 0…nb_pages − 1.
 
     n, space, right and any other key go on, b and left go back, both stop at the ends; q, escape, a click on the page
@@ -58,15 +59,17 @@ def page_through(draw, nb_pages, name, plot_dir, figsize=(12, 8), nb_png=MAX_PNG
     """
     import matplotlib.pyplot as plt
 
-    fig = plt.figure(figsize=figsize, layout="constrained")
+    fig = plt.figure(figsize=(12, 8), layout=layout)
     if not on_screen(fig, plot_dir):
         for page in range(min(nb_pages, nb_png)):
             fig.clear()
             draw(fig, page)
             save(fig, plot_dir, f"{name}_{page + 1}")
+        if nb_pages > nb_png:
+            print(f"plot: the first {nb_png} of {nb_pages} pages")
         plt.close(fig)
         return
-    Pager(fig, draw, nb_pages)
+    _pager = Pager(fig, draw, nb_pages)  # has to be kept: matplotlib does not hold on to the methods it calls
     plt.show()
 
 
@@ -89,11 +92,12 @@ class Pager:
         self.fig.canvas.draw_idle()
 
     def on_key(self, event):
-        if event.key in ("q", "escape"):
+        key = (event.key or "shift").lower()
+        if key in ("q", "escape"):
             self.end()
-        elif event.key in ("b", "left"):
+        elif key in ("b", "left"):
             self.turn(-1)
-        elif event.key not in (None, "shift", "control", "alt", "super", "cmd"):
+        elif key.rpartition("+")[2] not in MODIFIERS:
             self.turn(1)
 
     def on_click(self, event):
@@ -130,23 +134,30 @@ def main():
     nb_vectors = len(files[0])
     if args.start >= nb_vectors:
         raise codec2_model.FormatError(f"{args.file}: {nb_vectors} vectors, --start {args.start} is beyond the last")
+    ranges = [(float(vectors.min()), float(vectors.max())) for vectors in files]
+    for name, values in zip(names, ranges, strict=True):
+        if not np.isfinite(values).all():
+            raise codec2_model.FormatError(f"{name}: NaN or infinite values, expected vectors in dB: another kind?")
     print(f"vectors: {nb_vectors}")
-    print(f"range: {files[0].min():.2f} to {files[0].max():.2f}")
+    print(f"range: {ranges[0][0]:.2f} to {ranges[0][1]:.2f} dB")
 
-    low = min(vectors.min() for vectors in files)
-    high = max(vectors.max() for vectors in files)
+    low, high = np.min(ranges), np.max(ranges)
     margin = 0.05 * (high - low) or 1
 
     def draw(fig, page):
         first = args.start + page * ROWS * COLUMNS
         last = min(first + ROWS * COLUMNS, nb_vectors)
+        fig.subplots_adjust(0.07, 0.08, 0.98, 0.91, wspace=0.08, hspace=0.25)
         axes = fig.subplots(ROWS, COLUMNS, sharex=True, sharey=True)
+        axes[0, 0].locator_params(nbins=5)
         for n, ax in zip(range(first, last), axes.flat, strict=False):
             for vectors, style in zip(files, ("o-C0", "s--C1"), strict=False):
                 if n < len(vectors):
                     ax.plot(np.arange(args.K), vectors[n], style, markersize=3)
             ax.set_title(f"{n}", fontsize=9, pad=2)
             ax.grid(alpha=0.3)
+        for ax in axes.flat[max(last - first - COLUMNS, 0) : last - first]:
+            ax.tick_params(labelbottom=True)  # of a short page as well
         for ax in axes.flat[last - first :]:
             ax.set_visible(False)
         axes[0, 0].set_ylim(low - margin, high + margin)
@@ -156,7 +167,7 @@ def main():
         print(f"shown: {first} to {last - 1}")
 
     nb_pages = -(-(nb_vectors - args.start) // (ROWS * COLUMNS))
-    page_through(draw, nb_pages, "vq_pager", args.plot_dir)
+    page_through(draw, nb_pages, "vq_pager", args.plot_dir, layout=None)  # a constrained one takes a second a page
 
 
 if __name__ == "__main__":

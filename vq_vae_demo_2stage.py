@@ -10,7 +10,7 @@ Every vector becomes the sum of one codeword a stage, so that two codebooks of M
 Both codebooks are trained at once, on the error of the sum.  The encoder is a dummy (it does nothing); the decoder is
 the identity, or trained with --train_decoder.
 
-Expected: STAGE2 for two stages of 16 (Gaussian); any seed.
+Expected: 0.0098 ± 0.0003 for two stages of 16 (Gaussian); 0.0117 ± 0.0006 with --m_best 1; any seed.
 Units: vectors have no unit; variances are those of one dimension, on vectors that are not trained on.
 """
 
@@ -20,6 +20,7 @@ import os
 import signal
 
 import numpy as np
+from scipy.cluster.vq import kmeans2, vq
 
 import codec2_model
 import vq_pager
@@ -27,13 +28,13 @@ import vq_pager
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 NOISE_VARIANCE = 0.04  # of qpsk, per dimension
-HELD_OUT = 100_000  # vectors that the figures are measured on: 0.3 % from the true ones
+HELD_OUT = 50_000  # vectors that the figures are measured on: 0.5 % from the true ones
 BATCH = 500  # vectors
 LEARNING_RATE = 0.03  # falls to 0 along a cosine
-MAX_FRAMES = 40  # of the animation, which take longer than the training
+MAX_FRAMES = 15  # of the animation, which take longer than the training
 SCATTER = 2000  # vectors in a plot
 MAX_SUMS = 64  # codewords a stage whose sums are drawn
-GRID = 250  # points a side that cells are drawn from
+GRID = 200  # points a side that cells are drawn from
 
 # ---------------------------------------------------------------- arguments
 
@@ -45,7 +46,7 @@ def parse_args(argv=None):
     )
     group = parser.add_argument_group("data")
     group.add_argument("--test", choices=("qpsk", "gaussian"), default="gaussian", help="±1 plus noise, or Gaussian")
-    group.add_argument("--nb_samples", type=codec2_model.positive, default=20000, metavar="N", help="training vectors")
+    group.add_argument("--nb_samples", type=codec2_model.positive, default=30000, metavar="N", help="training vectors")
     group = parser.add_argument_group("network")
     group.add_argument(
         "--num_embedding", type=codec2_model.positive, default=16, metavar="M", help="codewords of a stage"
@@ -55,9 +56,12 @@ def parse_args(argv=None):
         "--m_best", type=codec2_model.positive, default=4, metavar="N", help="candidates that stage 1 hands to stage 2"
     )
     group.add_argument("--train_decoder", action="store_true", help="train the decoder as well")
+    group.add_argument(
+        "--decay", type=float, metavar="A", help="codebooks follow moving averages (0.99, say) instead of a loss"
+    )
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--epochs", type=codec2_model.positive, default=40, metavar="N", help="passes through the training vectors"
+        "--epochs", type=codec2_model.positive, default=25, metavar="N", help="passes through the training vectors"
     )
     group.add_argument("--seed", type=int, default=1, help="the same seed gives the same codebooks")
     group = parser.add_argument_group("output")
@@ -68,6 +72,8 @@ def parse_args(argv=None):
         parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
     if args.seed < 0:
         parser.error("--seed must not be negative")
+    if args.decay is not None and not 0 <= args.decay < 1:
+        parser.error("--decay must be 0 or more, and less than 1")
     return args
 
 
@@ -90,8 +96,8 @@ def shannon_bound(bits, args):
     power = 1.0
     if args.test == "qpsk":
         x, dx = np.linspace(-5, 5, 10001, retstep=True)
-        bells = np.exp(-((x + [[-1], [1]]) ** 2) / (2 * NOISE_VARIANCE))
-        density = bells.sum(axis=0) / np.sqrt(2 * np.pi * NOISE_VARIANCE) / 2
+        bells = [np.exp(-((x - mean) ** 2) / (2 * NOISE_VARIANCE)) for mean in (-1, 1)]
+        density = np.mean(bells, axis=0) / np.sqrt(2 * np.pi * NOISE_VARIANCE)
         entropy = -np.sum(density * np.log(density + 1e-300)) * dx
         power = np.exp(2 * entropy) / (2 * np.pi * np.e)
     return power * 2 ** (-2 * bits / args.embedding_dim)
@@ -145,7 +151,7 @@ class VectorQuantizer(layers.Layer):
     codewords.  With `decay` (say 0.99) the codebooks follow moving averages instead of codebook_loss, and a codeword
     that is not used starts again elsewhere.  An m-best search keeps so many candidates from stage to stage.
 
-    Vector [0.9, 0], codewords [0, 0] and [1, 0], beta 0.25: output [1, 0], codebook_loss 0.005, commitment_loss 0.00125.
+    Vector [0.9, 0], codewords [0, 0] and [1, 0], beta 0.25: output [1, 0], losses 0.005 and 0.00125.
     """
 
     def __init__(self, num_embedding, embedding_dim, stages=1, m_best=1, beta=0.25, decay=None, **kwargs):
@@ -231,7 +237,7 @@ def build_network(args):
     D = args.embedding_dim
     inputs = keras.Input((D,))
     z_e = layers.Identity(name="encoder")(inputs)
-    z_q = VectorQuantizer(args.num_embedding, D, stages=2, m_best=args.m_best, name="quantizer")(z_e)
+    z_q = VectorQuantizer(args.num_embedding, D, stages=2, m_best=args.m_best, decay=args.decay, name="quantizer")(z_e)
     decoder = layers.Dense(D, kernel_initializer="identity", trainable=args.train_decoder, name="decoder")
     return keras.Model(inputs, decoder(z_q))
 
@@ -240,7 +246,7 @@ def build_network(args):
 
 
 class Watch(keras.callbacks.Callback):
-    """A line and a picture an epoch.  The first Ctrl-C ends training after the step that is running, a second aborts."""
+    """A line and a picture an epoch.  The first Ctrl-C ends training after the step that is running."""
 
     def __init__(self, held, film, args):
         super().__init__()
@@ -297,25 +303,10 @@ def distortion(x, x_hat):
     return np.mean((x - x_hat) ** 2, dtype=np.float64)
 
 
-def kmeans(x, M, rng):
-    """Codebook [M][dim] for vectors x [n][dim], by Lloyd's iteration until an iteration gains less than 0.01 %."""
-    codebook, last = spread(x, M, rng)[0], np.inf
-    while True:
-        index, x_hat = nearest(x, codebook)
-        if distortion(x, x_hat) > 0.9999 * last:
-            return codebook
-        last = distortion(x, x_hat)
-        count = np.bincount(index, minlength=M)
-        total = np.stack([np.bincount(index, values, M) for values in x.T], axis=1)
-        codebook = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], codebook).astype(np.float32)
-
-
-def nearest(x, codebook):
-    """Index [n] of the codeword nearest to every vector of x [n][dim], and that codeword [n][dim]."""
-    parts = np.array_split(x, -(-len(x) * len(codebook) // 2**24))
-    index = [np.argmin(np.sum(codebook**2, axis=1) - 2 * part @ codebook.T, axis=1) for part in parts]
-    index = np.concatenate(index)
-    return index, codebook[index]
+def kmeans(x, held, M, rng):
+    """What k-means with M codewords for vectors x [n][D] leaves over of x and of the vectors held [n][D]."""
+    codebook = kmeans2(x, spread(x, M, rng)[0], iter=50, minit="matrix", rng=rng)[0]
+    return x - codebook[vq(x, codebook)[0]], held - codebook[vq(held, codebook)[0]]
 
 
 # ---------------------------------------------------------------- plots
@@ -363,21 +354,20 @@ def draw_distortion(ax, distortions, references, epochs):
     for (name, value), style in zip(references.items(), ("--", ":"), strict=True):
         ax.axhline(value, color="black", linestyle=style, label=f"{name} {value:.4f}")
     ax.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {distortions[-1]:.4f}")
-    ax.set(yscale="log", xlim=(-0.02 * epochs, 1.02 * epochs))
-    ax.yaxis.set_major_formatter("{x:.3g}")
-    ax.yaxis.set_minor_formatter("{x:.2g}")
-    ax.legend(loc="upper right")
+    ax.set(xlim=(-0.02 * epochs, 1.02 * epochs), ylim=(0, 1.1 * max(*distortions, *references.values())))
+    ax.legend(loc="lower right")
 
 
 class Film:
-    """A figure that draw(fig, watch, indices) fills again and again: live in a window, or as an animated GIF."""
+    """Axes that draw(axes, watch, indices) fills again and again: live in a window, or as an animated GIF."""
 
-    def __init__(self, draw, name, plot_dir, figsize):
+    def __init__(self, draw, name, plot_dir, shape):
         import matplotlib.pyplot as plt
 
-        self.fig, self.draw, self.name, self.plot_dir = plt.figure(figsize=figsize), draw, name, plot_dir
-        self.fig.set_layout_engine("constrained")
-        self.frames = []
+        rows, columns = shape
+        self.fig, self.axes = plt.subplots(rows, columns, figsize=(5 * columns, 4.5 * rows))
+        self.fig.subplots_adjust(0.15 / columns, 0.12 / rows, 1 - 0.03 / columns, 1 - 0.08 / rows, 0.25, 0.25)
+        self.draw, self.name, self.plot_dir, self.frames = draw, name, plot_dir, []
         self.live = vq_pager.on_screen(self.fig, plot_dir)
 
     def shoot(self, watch, indices):
@@ -386,17 +376,24 @@ class Film:
 
         if self.live and not plt.fignum_exists(self.fig.number):
             return  # the window was closed: go on without
-        self.fig.clear()
-        self.draw(self.fig, watch, indices)
+        for ax in self.axes.flat:
+            for artist in (*ax.lines, *ax.images, *ax.patches):  # ax.clear() drops the ticks too, which is slow
+                artist.remove()
+        self.draw(self.axes, watch, indices)
         if self.live:
             plt.pause(0.01)
             return
         picture = io.BytesIO()
         self.fig.savefig(picture, dpi=70, pil_kwargs={"compress_level": 1})
-        self.frames.append(Image.open(picture).convert("RGB"))
+        self.frames.append(Image.open(picture).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE))
 
     def show(self):
         """Leave the window open until it is closed, or write the GIF, and the last frame as PNG."""
+        import matplotlib.pyplot as plt
+
+        if self.live:
+            plt.show()
+            return
         if self.frames:
             filename = os.path.join(self.plot_dir or ".", f"{self.name}.gif")
             durations = [150] * (len(self.frames) - 1) + [3000]  # ms
@@ -406,9 +403,8 @@ class Film:
         vq_pager.show({self.name: self.fig}, self.plot_dir)
 
 
-def draw_epoch(fig, watch, indices, planes, references, args):
+def draw_epoch(axes, watch, indices, planes, references, args):
     """Codebooks, their sums, distortion, and how often every codeword is used."""
-    axes = fig.subplots(2, 3)
     M, epoch = args.num_embedding, len(watch.codebooks) - 1
     first, second = np.moveaxis(np.stack(watch.codebooks), 1, 0)  # [epochs][M][D]
     residual = watch.held[:SCATTER] - first[-1][indices[:SCATTER, 0]]
@@ -421,8 +417,10 @@ def draw_epoch(fig, watch, indices, planes, references, args):
         axes[0, 2].plot(*planes[0].project(sums).T, ".", color="C1", markersize=4)
     draw_distortion(axes[1, 0], watch.distortions, references, args.epochs)
     for stage, ax in enumerate(axes[1, 1:]):
-        ax.bar(range(M), np.bincount(indices[:, stage], minlength=M), color="C0")
+        counts = np.bincount(indices[:, stage], minlength=M)
+        ax.stairs(counts, np.arange(M + 1), fill=True, color="C0", edgecolor="white")
         ax.set(xlabel="Codeword", ylabel="Held-out vectors", title=f"use of codebook {stage + 1}")
+        ax.set_ylim(0, 1.1 * counts.max())
 
 
 # ---------------------------------------------------------------- main
@@ -435,21 +433,20 @@ def main(args):
     M, bits = args.num_embedding, 2 * np.log2(args.num_embedding)
     residual, held_residual = x, held
     for _ in range(2):
-        codebook = kmeans(residual, M, rng)
-        residual, held_residual = (v - nearest(v, codebook)[1] for v in (residual, held_residual))
+        residual, held_residual = kmeans(residual, held_residual, M, rng)
     references = {"k-means, stage by stage": np.mean(held_residual**2), "Shannon bound": shannon_bound(bits, args)}
 
     network = build_network(args)
     quantizer = network.get_layer("quantizer")
     planes = []
 
-    def draw(fig, watch, indices):
+    def draw(axes, watch, indices):
         if not planes:
             first = watch.codebooks[0][0]
             planes.extend([Plane(held), Plane(held - first[indices[:, 0]])])
-        draw_epoch(fig, watch, indices, planes, references, args)
+        draw_epoch(axes, watch, indices, planes, references, args)
 
-    film = None if args.noplots else Film(draw, "vq_vae_demo_2stage", args.plot_dir, (15, 9))
+    film = None if args.noplots else Film(draw, "vq_vae_demo_2stage", args.plot_dir, (2, 3))
     train(network, x, Watch(held, film, args), args, rng)
 
     print(f"bits: {bits:.2f} per vector")
