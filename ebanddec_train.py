@@ -13,7 +13,7 @@ positions, evaluation steps by N frames, as a decoder does.  GELU layers are her
 and the linear network of 2019: held-out variance at N = 3 after three epochs 12.7, 12.9 and 15.8 dB².
 
 Expected: 22 minutes of speech, 10 epochs, 60 s on two cores; variance on 61 s of other speakers and recordings, seeds
-1 and 2: N = 1 10.3, 2 11.7, 3 13.6, 4 15.6 dB², all ± 0.05; interpolation 16.3, 17.5, 19.0, 20.6.
+1 to 3: N = 1 10.3, 2 11.8, 3 13.6, 4 15.6 dB², all ± 0.06; interpolation 16.3, 17.5, 19.0, 20.6.
 
 Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
 """
