@@ -467,6 +467,8 @@ def read_speech(filename):
     """int16 [samples] at 8 kHz from a .wav or raw file, or raw from stdin when the name is `-`."""
     if filename == "-":
         data = sys.stdin.buffer.read()
+    elif filename.lower().endswith((".model", ".f32", ".keras")):
+        raise FormatError(f"{filename}: not a speech file, expected .wav or raw 16 bit samples")
     else:
         with open(filename, "rb") as file:
             is_wav = file.read(4) in (b"RIFF", b"RIFX", b"RF64")

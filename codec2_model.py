@@ -211,6 +211,9 @@ def replacing(filename):
     try:
         yield new
         os.replace(new, target)
+    except OSError as error:  # a full disk does not say which file it was for
+        error.filename = error.filename or str(filename)
+        raise
     finally:
         new.unlink(missing_ok=True)
 

@@ -577,3 +577,10 @@ def test_usage_on_the_command_line(run):
     assert result.returncode == 0
     for option in ("--bands", "--bands_lower", "--rateKin", "--modelin", "--phase0", "--postfilter", "-o"):
         assert option in result.stdout
+
+
+@pytest.mark.parametrize("name", ["x.model", "x.f32", "x.keras"])
+def test_other_kinds_of_file_are_not_speech(run, tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(1300))
+    assert_refused(run("c2sim.py", name, "-o", "x.wav"), name, "not a speech file")
+    assert not (tmp_path / "x.wav").exists()

@@ -1,6 +1,8 @@
 """Model records and rate K files: nothing is lost, nothing bad is let through, and the numbers of the docstrings."""
 
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -384,3 +386,16 @@ def test_help_and_wrong_usage(run):
     assert result.returncode == 0
     assert result.stdout.startswith("usage: codec2_model.py")
     assert_refused(run("codec2_model.py"), "FILE.model", status=2)
+
+
+def test_a_full_disk_names_the_file_and_loses_none(run, two_seconds, tmp_path):
+    """A file size limit stands for the full disk; the old output stays, whole."""
+    (tmp_path / "old.model").write_bytes(b"a good file")
+    before = set(tmp_path.iterdir())
+    command = 'ulimit -f 20; exec "$0" "$@"'
+    arguments = [sys.executable, ROOT / "c2sim.py", "--modelin", "x.model", "--modelout", "old.model"]
+    result = subprocess.run(["bash", "-c", command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "c2sim.py: error: old.model: File too large\n"
+    assert (tmp_path / "old.model").read_bytes() == b"a good file"
+    assert set(tmp_path.iterdir()) == before
