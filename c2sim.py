@@ -9,8 +9,8 @@ Usage:
 
 A 10 ms frame of speech is a sum of L harmonics of Wo with amplitudes A[m] and phases phi[m], m = 1…L.  Analysis finds
 them; band energies and rate K vectors describe A[m] by a fixed number of values; synthesis adds the harmonics up.
-Options and numbers are those of c2sim.  Where the text insists on float32, rounding decides between pitch candidates
-that tie exactly, and is part of the model; elsewhere the precision is free.
+Options and numbers are those of c2sim.  Where the text insists on float32 (F32), rounding decides between pitch
+candidates that tie exactly, and is part of the model; elsewhere the precision is free.
 
 Units: speech 16 bit at 8 kHz (a .wav of another rate or of more channels is converted), Wo rad/sample, A linear, band
 energies and rate K vectors dB.
@@ -27,16 +27,17 @@ import itertools
 import math
 import os
 import sys
+import warnings
 import wave
 
 import numpy as np
 
 import codec2_model
-from codec2_model import FS_HZ, MAX_AMP, RECORD, FormatError
+from codec2_model import FS_HZ, MAX_AMP, RECORD, FormatError, harmonic_mask
 
 N = 80  # samples a frame
-BUFFER = 320  # samples that the analysis of a frame sees: 240 old ones and the frame's own, centred on the 160th
 FFT = 512
+HISTORY = 719  # samples before a frame that its pitch estimate looks at
 CHUNK = 512  # frames worked on at a time: arrays stay in the cache, and memory does not grow with the file
 F32 = np.float32
 TWO_PI = 6.283185307  # as Codec 2 has it
@@ -44,172 +45,216 @@ BIN_RAD = F32(TWO_PI / FFT)  # an FFT bin, rad/sample
 BINS_PER_RAD = F32(1) / BIN_RAD
 WO_MIN, WO_MAX = F32(TWO_PI / 160), F32(TWO_PI / 20)  # pitch periods of 160 and 20 samples
 M = np.arange(MAX_AMP + 1)  # harmonic numbers, entry 0 unused
+VOICED_DB = 6  # more signal than this over what the harmonics leave unexplained below 1 kHz
+BACKGROUND_DB = 40  # unvoiced frames below this tell the level of the background
 
 
-# ---------------------------------------------------------------- framing
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description="Speech to harmonic amplitudes and features, and back.")
+    speech = "speech: .wav or raw 16 bit 8 kHz mono; - for raw on stdin"
+    parser.add_argument("input", nargs="?", metavar="INPUT", help=speech)
+    group = parser.add_argument_group("features")
+    group.add_argument("--bands", metavar="F.f32", help="write 14 band energies a frame, dB")
+    lower = "leave frames whose mean band energy is not above this out of the --bands and --modelout files"
+    group.add_argument("--bands_lower", type=float, default=-1e32, metavar="dB", help=lower)
+    group.add_argument("--rateK", action="store_true", help="resample the amplitudes to K = 20 values and back")
+    group.add_argument("--rateKout", metavar="F.f32", help="write the rate K vectors, dB")
+    group.add_argument("--rateKin", metavar="F.f32", help="go on with rate K vectors from this file, post filtered")
+    group = parser.add_argument_group("model")
+    group.add_argument("--modelout", metavar="F.model", help="write model records")
+    group.add_argument("--modelin", metavar="F.model", help="synthesise these model records; INPUT is not needed")
+    group = parser.add_argument_group("synthesis")
+    group.add_argument("--phase0", action="store_true", help="model the phases instead of using those measured")
+    group.add_argument("--postfilter", action="store_true", help="random phases where the background shows through")
+    group.add_argument("-o", dest="out", metavar="OUT", help="write speech: .wav or raw; - for raw on stdout")
+    args = parser.parse_args(argv)
+    if not (args.input or args.modelin):
+        parser.error("nothing to work on: name a speech file, or a model file with --modelin")
+    if not (args.bands or args.rateKout or args.modelout or args.out):
+        parser.error("nothing to write: name an output with --bands, --rateKout, --modelout or -o")
+    if args.modelin and (args.bands or args.rateK):
+        parser.error("--modelin replaces the analysis that --bands and --rateK need")
+    if (args.rateKin or args.rateKout) and not args.rateK:
+        parser.error("--rateKin and --rateKout need --rateK")
+    return args
 
 
-def sliding(history, new, size, step):
-    """Windows of `size` values, `step` apart, over what came before and what is new; and the next call's history."""
-    values = np.concatenate([history, new.ravel()])
-    windows = np.lib.stride_tricks.sliding_window_view(values, size)[::step]
-    return windows, values[len(values) - len(history) :]
+# ---------------------------------------------------------------- files
 
 
-# ---------------------------------------------------------------- initial pitch
+def read_speech(filename):
+    """int16 [samples] at 8 kHz from a .wav or raw file, or raw from stdin when the name is `-`."""
+    if filename == "-":
+        data = sys.stdin.buffer.read()
+    elif filename.lower().endswith((".model", ".f32", ".keras")):
+        raise FormatError(f"{filename}: not a speech file, expected .wav or raw 16 bit samples")
+    else:
+        with open(filename, "rb") as file:
+            is_wav = file.read(4) in (b"RIFF", b"RIFX", b"RF64")
+        if is_wav:
+            return read_wav(filename)
+        if filename.lower().endswith(".wav"):
+            raise FormatError(f"{filename}: not a WAV file (no RIFF header)")
+        data = np.memmap(filename, np.uint8, "r") if os.path.getsize(filename) else b""
+    if len(data) == 0 or len(data) % 2:
+        raise FormatError(f"{filename}: {len(data)} bytes, expected 16 bit samples")
+    return np.frombuffer(data, "<i2")
 
-LOW, HIGH = 16, 128  # the pitch is a bin of a 512 point DFT at 1600 Hz: 50 to 400 Hz in steps of 3.125 Hz
+
+def read_wav(filename):
+    """int16 [samples] at 8 kHz from any WAV file that SciPy reads."""
+    import scipy.io.wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about chunks that are not audio
+            rate, speech = scipy.io.wavfile.read(filename)
+    except Exception as error:  # SciPy has many words for a broken file
+        raise FormatError(f"{filename}: not a WAV file that can be read: {error}") from None
+    if speech.size == 0 or not np.isfinite(speech).all():
+        raise FormatError(f"{filename}: no samples, or not all of them are numbers")
+    if speech.dtype == np.int16 and speech.ndim == 1 and rate == FS_HZ:
+        return speech
+    import scipy.signal  # takes a second
+
+    channels = 1 if speech.ndim == 1 else speech.shape[1]
+    print(f"{filename}: converted from {rate} Hz, {speech.dtype}, {channels} channel(s)", file=sys.stderr)
+    zero, full_scale = {"uint8": (128, 128), "int16": (0, 2**15), "int32": (0, 2**31)}.get(speech.dtype.name, (0, 1))
+    speech = (speech.reshape(-1, channels).astype(np.float64) - zero) / full_scale
+    speech = scipy.signal.resample_poly(speech.mean(axis=1), FS_HZ, rate)
+    return np.clip(np.rint(speech * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
-class InitialPitch:
-    """Speech block [n][80] → first pitch estimate [n], a bin LOW…HIGH.
+def read_model(filename):
+    """Model records in chunks; None in place of band energies."""
+    codec2_model.check(filename, *codec2_model.read(filename)[:3])
+    records = np.memmap(filename, RECORD, "r")
+    for start in range(0, len(records), CHUNK):
+        yield np.array(records[start : start + CHUNK]), None
+
+
+def create(filename, stack):
+    """Open a file for writing that appears whole, when `stack` closes without an error, or not at all."""
+    return stack.enter_context(open(stack.enter_context(codec2_model.replacing(filename)), "wb"))
+
+
+def create_speech(filename, stack):
+    """Function that writes int16 samples to a .wav or raw file, or raw to stdout when the name is `-`."""
+    if filename == "-":
+        return sys.stdout.buffer.write
+    file = create(filename, stack)
+    if not filename.lower().endswith(".wav"):
+        return file.write
+    wav = stack.enter_context(contextlib.closing(wave.open(file, "wb")))
+    wav.setparams((1, 2, FS_HZ, 0, "NONE", None))
+    return wav.writeframes
+
+
+# ---------------------------------------------------------------- pitch
+
+LOW, HIGH = 16, 128  # the first estimate is a bin of a 512 point DFT at 1600 Hz: 50 to 400 Hz in steps of 3.125 Hz
+
+# 600 Hz low pass (Hamming windowed sinc) after the notch v[n] = s[n] − s[n−1] + 0.95 v[n−1], of whose long impulse
+# response 3e-10 is left after 480 samples: one matrix from 555 squares to every fifth of a frame's output samples
+LOWPASS = np.sinc(0.15 * (np.arange(48) - 23.5)) * np.hamming(48)
+LOWPASS /= LOWPASS.sum()
+RESPONSE = np.convolve(LOWPASS, np.r_[1, -0.05 * 0.95 ** np.arange(479)])[:480]
+DECIMATE = np.stack([np.pad(RESPONSE[::-1], (5 * j, 75 - 5 * j)) for j in range(16)], axis=1)
+
+# DFT of 64 Hann windowed samples, on the bins that the search looks at and their neighbours
+HANN = 0.5 - 0.5 * np.cos(TWO_PI * np.arange(64) / 63)
+DFT_RAD = TWO_PI / FFT * np.outer(np.arange(64), np.arange(LOW - 1, HIGH + 1))
+DFT = (HANN[:, None] * np.hstack([np.cos(DFT_RAD), np.sin(DFT_RAD)])).astype(F32)
+
+
+def initial_pitch(x, start, previous):
+    """First pitch estimate [n], a bin LOW…HIGH, of n frames with the samples before them, x [HISTORY + 80 n].
 
     The square of a harmonic signal has a line at its fundamental: square, remove DC, low pass, keep every fifth sample,
     look for the strongest line.  Then see whether a line at a fraction of its frequency is the real fundamental.
+    `start` is the number of the first frame's first sample, `previous` the estimate of the frame before.
+    """
+    squares = np.square(x, dtype=np.float64)
+    squares[: max(HISTORY - start, 0)] = 0  # before the file
+    z = (np.ascontiguousarray(windows_of(squares, 555, N)) @ DECIMATE).ravel()
+    # c2sim adds 1 from sample 0 on between notch and low pass
+    z += np.interp(start - 3 * N + 5 * np.arange(len(z)), np.arange(-1, 48), np.r_[0, np.cumsum(LOWPASS)])
+    lines = np.ascontiguousarray(windows_of(z, 64, N // 5), F32) @ DFT
+    F = np.zeros((len(lines), HIGH + 1), F32)  # power
+    F[:, LOW - 1 :] = np.square(lines).reshape(len(lines), 2, -1).sum(axis=1)
+
+    best = LOW + np.argmax(F[:, LOW:], axis=1)
+    # one row for every fraction 1/q of the best bin that is not below the range; frames and q ascend
+    frame, q = np.nonzero(best[:, None] // np.arange(2, HIGH // LOW + 1) >= LOW)
+    centre = best[frame] // (q + 2)
+    lo, hi = np.maximum(LOW, centre * 8 // 10), centre * 12 // 10
+    k = lo[:, None] + np.arange(26)
+    b = lo + np.argmax(np.where(k <= hi[:, None], F[frame[:, None], k], -1), axis=1)
+    power, top = F[frame, b], F[frame, best[frame]]
+    strong = power > 0.3 * top
+    weak = (power > 0.15 * top) & (power > F[frame, b - 1]) & (power > F[frame, b + 1])
+    # a weak peak counts only near the pitch of the frame before, so these go one after the other
+    pitch = [*best, previous]  # pitch[-1] is that of the frame before
+    for f, low, high, bin_, sure in zip(*(v[weak].tolist() for v in (frame, lo, hi, b, strong)), strict=True):
+        if sure or low < pitch[f - 1] < high:
+            pitch[f] = bin_
+    return np.array(pitch[:-1])
+
+
+def windows_of(values, size, step):
+    return np.lib.stride_tricks.sliding_window_view(values, size)[::step]
+
+
+class Refinement:
+    """Choose, among fundamentals near a given one, the one whose harmonics hold the most energy.
+
+    All in float32, as candidates often tie exactly.  Few fundamentals are possible, so tables hold all cases:
+    Wo [cases][1 + candidates], the given one first, and FFT bins of the harmonics [m − 1][cases][1 + candidates].
     """
 
-    def __init__(self):
-        # 600 Hz low pass (Hamming windowed sinc) after the notch v[n] = s[n] − s[n−1] + 0.95 v[n−1], of whose long
-        # impulse response 3e-10 is left after 480 samples: one matrix from 555 squares to a frame's 16 output samples
-        k = np.arange(48)
-        lowpass = np.sinc(0.15 * (k - 23.5)) * np.hamming(48)
-        lowpass /= lowpass.sum()
-        response = np.convolve(lowpass, np.r_[1, -0.05 * 0.95 ** np.arange(479)])[:480]
-        self.filter = np.zeros((555, 16))
-        for j in range(16):
-            self.filter[5 * j : 5 * j + 480, j] = response[::-1]
-        # a constant 1 is added between the two; this is what is still missing of it when the file starts
-        self.missing = np.cumsum(lowpass)[:48:5] - 1
-        # DFT of 64 Hann windowed samples, on the bins that the search looks at and their neighbours: cos, then sin
-        i = np.arange(64)
-        angle = TWO_PI / FFT * np.outer(i, np.arange(LOW - 1, HIGH + 1))
-        hann = (0.5 - 0.5 * np.cos(TWO_PI * i / 63))[:, None]
-        self.dft = np.hstack([hann * np.cos(angle), hann * np.sin(angle)]).astype(F32)
-        self.squares, self.decimated = np.zeros(479), np.zeros(48)
-        self.previous = LOW
+    def __init__(self, Wo, half, step):
+        """Periods up to `half` samples from those of Wo [cases], in steps of `step` samples."""
+        period = TWO_PI / Wo.astype(np.float64)[:, None]
+        steps = np.full((len(Wo), int(2 * half / step)), step, F32)
+        periods = np.cumsum(np.hstack([(period - half).astype(F32), steps]), axis=1, dtype=F32)
+        self.Wo = np.hstack([Wo[:, None], (TWO_PI / periods.astype(np.float64)).astype(F32)])
+        self.L = (np.pi / Wo.astype(np.float64)).astype(int)
+        increments = np.broadcast_to(self.Wo * BINS_PER_RAD, (self.L.max(), *self.Wo.shape))
+        bins = (np.cumsum(increments, axis=0, dtype=F32) + 0.5).astype(np.int32)
+        self.bins = np.minimum(bins, FFT - bins)
+        # bin 257 holds no energy: for harmonics above L, for periods too long, and so that the given Wo never wins
+        self.bins[np.arange(len(bins))[:, None] >= self.L] = 257
+        self.bins[:, :, 1:][:, periods > (period + half).astype(F32)] = 257
+        self.bins[:, :, 0] = 257
 
-    def __call__(self, block):
-        windows, self.squares = sliding(self.squares, np.square(block, dtype=np.float64), 555, N)
-        decimated = np.ascontiguousarray(windows) @ self.filter + 1
-        first = decimated.ravel()[: len(self.missing)]
-        first += self.missing
-        self.missing = np.zeros(0)
-        windows, self.decimated = sliding(self.decimated, decimated, 64, 16)
-        lines = (np.ascontiguousarray(windows, F32) @ self.dft).reshape(len(block), 2, -1)
-        F = np.zeros((len(block), HIGH + 1), F32)
-        F[:, LOW - 1 :] = np.square(lines).sum(axis=1)
-        return self.search_fractions(F)
-
-    def search_fractions(self, F):
-        """Pitch bin [n] from the power F [n][129]: the strongest, or a peak at a fraction of it that is strong too."""
-        best = LOW + np.argmax(F[:, LOW:], axis=1)
-        # one row for every fraction 1/q of the best bin that is not below the range; frames and q ascend
-        frame, q = np.nonzero(best[:, None] // np.arange(2, HIGH // LOW + 1) >= LOW)
-        centre = best[frame] // (q + 2)
-        lo, hi = np.maximum(LOW, centre * 8 // 10), centre * 12 // 10
-        window = lo[:, None] + np.arange(26)
-        nearby = F[frame[:, None], window]
-        nearby[window > hi[:, None]] = -1
-        b = lo + np.argmax(nearby, axis=1)
-        power, top = F[frame, b], F[frame, best[frame]]
-        peak = (power > F[frame, b - 1]) & (power > F[frame, b + 1])
-        strong = power > 0.3 * top
-        weak = peak & (power > 0.15 * top)
-        # a weak one counts only near the pitch of the frame before, so these go one after the other
-        pitch = [*best, self.previous]  # pitch[-1] is that of the frame before the block
-        for f, low, high, bin_, sure in zip(*(x[weak].tolist() for x in (frame, lo, hi, b, strong)), strict=True):
-            if sure or low < pitch[f - 1] < high:
-                pitch[f] = bin_
-        self.previous = pitch[len(F) - 1]
-        return np.array(pitch[:-1])
+    def __call__(self, P, case):
+        """Index into the table of Wo [n] for the power P [n][257]; the given Wo if no candidate has any."""
+        P = np.pad(P, ((0, 0), (0, 1)))
+        chosen = np.empty(len(P), int)
+        order = np.argsort(self.L[case])
+        for first in range(0, len(P), 64):  # frames of about the same L, for speed
+            part = order[first : first + 64]
+            bins = self.bins[: self.L[case[part[-1]]]].take(case[part], axis=1)
+            E = P.take(part[:, None] * P.shape[1] + bins).sum(axis=0)  # float32, m ascending
+            chosen[part] = np.argmax(E, axis=1)  # the first one on ties
+        return case * self.Wo.shape[1] + chosen
 
 
-# ---------------------------------------------------------------- spectrum
+# ---------------------------------------------------------------- harmonics
 
 WINDOW = 0.5 - 0.5 * np.cos(TWO_PI * np.arange(278) / 278)  # Hann, scaled so that a sine of peak a has A close to a/2
 WINDOW /= np.sqrt(FFT * np.sum(WINDOW**2))
 
 
-def windowed(frames, buffer):
+def windowed(frames):
     """Samples [n][278] into FFT buffers [n][512], the centre at time 0: phases are then those at the frame's centre."""
+    buffer = np.zeros((len(frames), FFT))  # double, as NumPy is faster there
     np.multiply(frames[:, 139:], WINDOW[139:], out=buffer[:, :139])
     np.multiply(frames[:, :139], WINDOW[:139], out=buffer[:, -139:])
     return buffer
 
 
-class Spectrum:
-    """Speech block [n][80] → short-time spectrum S [n][257]."""
-
-    def __init__(self):
-        self.speech = np.ones(BUFFER - N, F32)  # c2sim starts with a buffer of ones
-        self.buffer = np.zeros((CHUNK, FFT))  # double, as NumPy is faster there
-
-    def __call__(self, block):
-        frames, self.speech = sliding(self.speech, block, BUFFER, N)
-        return np.fft.rfft(windowed(frames[:, 21:299], self.buffer[: len(block)]))
-
-
-def power(S):
-    return (np.square(S.real) + np.square(S.imag)).astype(F32)
-
-
-# ---------------------------------------------------------------- pitch refinement
-
-
-class Candidates:
-    """Fundamentals near each of some given ones, and choosing the one whose harmonics hold the most energy.
-
-    All in float32, as candidates often tie exactly.  Few fundamentals are possible at each step, so tables hold them:
-    Wo [cases][candidates + 1], the last for "none was better", FFT bins of the harmonics [m − 1][cases][candidates].
-    """
-
-    def __init__(self, Wo, half, step):
-        period = TWO_PI / Wo.astype(np.float64)
-        periods = [(period - half).astype(F32)]
-        while len(periods) <= 2 * half / step:
-            periods.append(periods[-1] + F32(step))
-        periods = np.stack(periods, axis=1)
-        self.in_range = periods <= (period + half).astype(F32)[:, None]
-        near = (TWO_PI / periods.astype(np.float64)).astype(F32)
-        self.Wo = np.hstack([near, Wo[:, None]])
-        self.L = (np.pi / Wo.astype(np.float64)).astype(int)
-        increments = np.broadcast_to(near * BINS_PER_RAD, (self.L.max(), *near.shape))
-        bins = (np.cumsum(increments, axis=0, dtype=F32) + 0.5).astype(np.int32)
-        self.bins = np.minimum(bins, FFT - bins)
-
-    def choose(self, P, case):
-        """First candidate [n] with the largest sum of the power P [n][257] over its harmonics, added up m ascending."""
-        order = np.argsort(-self.L[case], kind="stable")
-        case = case[order]
-        row = (order[:, None] * P.shape[1]).astype(np.int32)
-        E = np.zeros((len(P), self.bins.shape[2]), F32)
-        frames = np.searchsorted(-self.L[case], -np.arange(self.L[case[0]]))  # how many have a harmonic m + 1
-        for m in range(0, len(frames), 8):  # eight at a time, for speed
-            bins = self.bins[m : m + 8].take(case[: frames[m]], axis=1)
-            values = P.take(row[: frames[m]] + bins, mode="clip")  # which skips bounds checks
-            for n, value in zip(frames[m:], values, strict=False):
-                E[:n] += value[:n]
-        E *= self.in_range[case]
-        chosen = np.empty(len(P), int)
-        chosen[order] = np.where(E.any(axis=1), np.argmax(E, axis=1), E.shape[1])
-        return chosen
-
-
-class RefinedPitch:
-    """Pitch bin [n] and power P [n][257] → Wo [n]: periods ±5 samples in steps of 1, then ±1 in steps of 0.25."""
-
-    def __init__(self):
-        T0 = (FS_HZ / (3.125 * np.arange(LOW, HIGH + 1))).astype(F32)
-        self.coarse = Candidates((TWO_PI / T0.astype(np.float64)).astype(F32), 5, 1)
-        self.fine = Candidates(self.coarse.Wo.ravel(), 1, 0.25)
-
-    def __call__(self, pitch, P):
-        case = pitch - LOW
-        case = case * self.coarse.Wo.shape[1] + self.coarse.choose(P, case)
-        return np.clip(self.fine.Wo[case, self.fine.choose(P, case)], WO_MIN, WO_MAX)
-
-
-# ---------------------------------------------------------------- amplitudes, phases, voicing
+WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(windowed(np.ones((1, 278)))[0]).real)  # peak at 256
 
 
 def number_of_harmonics(Wo):
@@ -221,43 +266,35 @@ def number_of_harmonics(Wo):
 def amplitudes_and_phases(Wo, L, S, P):
     """A, phi [n][161]: the energy between the midpoints to the next harmonics, the phase of the nearest bin."""
     A, phi = np.zeros((2, len(Wo), MAX_AMP + 1), F32)
-    frame = np.repeat(np.arange(len(L)), L + 1)  # one more: the upper edge of the last harmonic
-    m = np.arange(1, len(frame) + 1) - np.repeat(np.cumsum(L + 1) - (L + 1), L + 1)
-    row = frame * P.shape[1]
+    frame, m = np.nonzero(harmonic_mask(L + 1))  # one more: the upper edge of the last harmonic
     edges = ((m - 0.5) * (Wo.astype(np.float64) * BINS_PER_RAD)[frame] + 0.5).astype(int)
-    energy = np.add.reduceat(P.ravel(), row + np.minimum(edges, FFT // 2))
-    nearest = (m.astype(F32) * Wo[frame] / BIN_RAD + 0.5).astype(int)
-    spectrum = S.take(row + np.minimum(nearest, FFT // 2)).astype(np.complex64)
+    energy = np.add.reduceat(P.ravel(), frame * P.shape[1] + np.minimum(edges, FFT // 2))
     harmonic = m <= L[frame]
     frame, m = frame[harmonic], m[harmonic]
+    nearest = (m.astype(F32) * Wo[frame] / BIN_RAD + 0.5).astype(int)
     A[frame, m] = np.sqrt(energy[harmonic])
-    phi[frame, m] = np.angle(spectrum[harmonic])
+    phi[frame, m] = np.angle(S[frame, nearest].astype(np.complex64))
     return A, phi
-
-
-WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(windowed(np.ones((1, 278)), np.zeros((1, FFT)))[0]).real)  # peak at 256
-VOICED_DB = 6  # more signal than this over what the harmonics leave unexplained below 1 kHz
 
 
 def voicing(Wo, L, A, S, P):
     """Voiced flag [n]: is the spectrum below 1 kHz a row of window transforms, one at every harmonic?"""
     L1, L2 = L // 4, L // 2  # harmonics up to 1 kHz and 2 kHz
-    m = M[1:21]
-    k = np.arange(72)  # bins
-    # band m runs from bin first[m] to first[m + 1] − 1; owner tells which band every bin is in
-    first = np.ceil(((m - 0.5) * (Wo.astype(np.float64) * FFT / TWO_PI)[:, None]).astype(F32)).astype(int)
-    starts = np.zeros((len(Wo), k.size + 1), np.int8)
-    np.put_along_axis(starts, np.where(m <= L1[:, None] + 1, first, k.size), 1, axis=1)
-    owner = np.cumsum(starts[:, :-1], axis=1)
-    used = (owner >= 1) & (owner <= L1[:, None])
-    shift = (256.5 - (owner.astype(F32) * Wo[:, None]).astype(np.float64) * FFT / TWO_PI).astype(int)
-    template = np.where(used, WINDOW_TRANSFORM[np.minimum(shift + k, FFT - 1)], 0)
-    # least squares fit of the template to S, band by band; the sum over a band is a difference of running sums
-    last = np.minimum(first, k.size) - 1
-    fit = np.diff(np.take_along_axis(np.cumsum(S[:, : k.size] * template, axis=1), last, axis=1))
-    norm = np.diff(np.take_along_axis(np.cumsum(template**2, axis=1), last, axis=1))
-    explained = np.sum(power(fit) / np.maximum(norm, 1e-30), axis=1, where=m[:-1] <= L1[:, None])
-    error = 1e-4 + np.maximum(np.sum(P[:, : k.size], axis=1, where=used, dtype=np.float64) - explained, 0)
+    frame, m = np.nonzero(harmonic_mask(L1))
+    spacing = (Wo.astype(np.float64) * FFT / TWO_PI)[frame]  # bins
+    first, end = (np.ceil(((m + side) * spacing).astype(F32)).astype(int) for side in (-0.5, 0.5))
+    # all bins of all bands in a row
+    width = end - first
+    start = np.cumsum(width) - width
+    k = np.arange(width.sum()) + np.repeat(first - start, width)
+    shift = (256.5 - (m.astype(F32) * Wo[frame]).astype(np.float64) * FFT / TWO_PI).astype(int)
+    template = WINDOW_TRANSFORM[np.repeat(shift, width) + k]
+    bins = np.repeat(frame * P.shape[1], width) + k
+    # least squares fit of the template to S in every band, and what it leaves
+    fit = np.add.reduceat(S.take(bins) * template, start)
+    explained = np.abs(fit) ** 2 / np.add.reduceat(template**2, start)
+    left = np.add.reduceat(P.take(bins).astype(np.float64), start) - explained
+    error = 1e-4 + np.maximum(np.bincount(frame, left, len(Wo)), 0)
     energy = np.cumsum(A[:, : L.max() + 1].astype(np.float64) ** 2, axis=1)  # of harmonics 1…m
     upto_L1, below_L2, upto_L2, upto_L = np.take_along_axis(energy, np.stack([L1, L2 - 1, L2, L], axis=1), axis=1).T
     snr = 10 * np.log10((1e-4 + upto_L1) / error)
@@ -267,7 +304,30 @@ def voicing(Wo, L, A, S, P):
     return voiced & ~((ratio < -10) | ((ratio < -4) & (Wo <= F32(TWO_PI * 60 / FS_HZ))))
 
 
-# ---------------------------------------------------------------- band energies (K = 14)
+def analyse(speech, need_model):
+    """Speech → model records [n] (None when only bands are needed) and band energies [n][14], chunk by chunk."""
+    if need_model:
+        T0 = (FS_HZ / (3.125 * np.arange(LOW, HIGH + 1))).astype(F32)
+        coarse = Refinement((TWO_PI / T0.astype(np.float64)).astype(F32), 5, 1)
+        fine = Refinement(coarse.Wo.ravel(), 1, 0.25)
+        pitch = [LOW]
+    for start in range(0, len(speech), CHUNK * N):
+        old = min(start, HISTORY)
+        x = speech[start - old : start + CHUNK * N].astype(F32)
+        x = np.pad(x, (HISTORY - old, (old - len(x)) % N), constant_values=(1, 0))  # c2sim starts with ones
+        S = np.fft.rfft(windowed(windows_of(x[HISTORY - 219 :], 278, N)))
+        P = (np.square(S.real) + np.square(S.imag)).astype(F32)
+        records = None
+        if need_model:
+            pitch = initial_pitch(x, start, pitch[-1])
+            Wo = np.clip(fine.Wo.take(fine(P, coarse(P, pitch - LOW))), WO_MIN, WO_MAX)
+            L = number_of_harmonics(Wo)
+            A, phi = amplitudes_and_phases(Wo, L, S, P)
+            records = np.rec.fromarrays([Wo, L, A, phi, voicing(Wo, L, A, S, P)], RECORD)
+        yield records, band_energies(P)
+
+
+# ---------------------------------------------------------------- features: band energies (14), rate K vectors (20)
 
 
 def band_matrix():
@@ -292,9 +352,6 @@ def band_energies(P):
         return 10 * np.log10(P @ BANDS)
 
 
-# ---------------------------------------------------------------- rate K vectors (K = 20)
-
-
 def mel(f_hz):
     return np.floor(2595 * np.log10(1 + f_hz / 700) + 0.5)
 
@@ -313,7 +370,7 @@ def parabola(x, x1, x2, x3, y1, y2, y3):
 
 def harmonics_to_grid(f_hz, Wo, L, A_dB):
     """Amplitude [n][f] at the frequencies `f_hz`, by parabolas through three neighbouring harmonics each."""
-    F0 = np.maximum(Wo, 1e-6)[:, None] * (FS_HZ / TWO_PI)
+    F0 = np.maximum(Wo.astype(np.float64), 1e-6)[:, None] * (FS_HZ / TWO_PI)
     m = 1 + np.clip(np.ceil(f_hz / F0).astype(int) - 2, 0, np.maximum(L - 3, 0)[:, None])
     y1, y2, y3 = (np.take_along_axis(A_dB, m + i, axis=1) for i in range(3))
     return parabola(f_hz, m * F0, (m + 1) * F0, (m + 2) * F0, y1, y2, y3)
@@ -321,24 +378,23 @@ def harmonics_to_grid(f_hz, Wo, L, A_dB):
 
 def rate_L_to_K(Wo, L, A):
     """Rate K vectors [n][20] in dB, from amplitudes no further than 50 dB below the largest."""
-    A_dB = np.where(codec2_model.harmonic_mask(L), 20 * np.log10(A.astype(np.float64) + 1e-16), -np.inf)
+    A_dB = np.where(harmonic_mask(L), 20 * np.log10(A.astype(np.float64) + 1e-16), -np.inf)
     floor = np.maximum(A_dB.max(axis=1), -100) - 50
-    return harmonics_to_grid(RATE_K_HZ, Wo.astype(np.float64), L, np.maximum(A_dB, floor[:, None])).astype(F32)
+    return harmonics_to_grid(RATE_K_HZ, Wo, L, np.maximum(A_dB, floor[:, None])).astype(F32)
 
 
 def rate_K_at(vectors, f_hz):
     """Amplitudes in dB at the frequencies f_hz [n][f], from rate K vectors [n][20]."""
     values = np.pad(vectors.astype(np.float64), ((0, 0), (1, 1)))
     k = np.clip(np.searchsorted(NODES_HZ, f_hz) - 1, 0, len(NODES_HZ) - 3)
-    x1, x2, x3 = (NODES_HZ[k + i] for i in range(3))
     y1, y2, y3 = (np.take_along_axis(values, k + i, axis=1) for i in range(3))
-    return parabola(f_hz, x1, x2, x3, y1, y2, y3)
+    return parabola(f_hz, NODES_HZ[k], NODES_HZ[k + 1], NODES_HZ[k + 2], y1, y2, y3)
 
 
 def rate_K_to_L(vectors, Wo, L):
     """A [n][161] from rate K vectors [n][20]: the conventional decoder."""
     A_dB = rate_K_at(vectors, M * Wo.astype(np.float64)[:, None] * (FS_HZ / TWO_PI))
-    return np.where(codec2_model.harmonic_mask(L), 10 ** (np.minimum(A_dB, 200) / 20), 0).astype(F32)
+    return np.where(harmonic_mask(L), 10 ** (np.minimum(A_dB, 200) / 20), 0).astype(F32)
 
 
 def sharpened(vectors):
@@ -352,7 +408,7 @@ def sharpened(vectors):
     return after - gain - emphasis + mean
 
 
-# ---------------------------------------------------------------- phases
+# ---------------------------------------------------------------- phases and synthesis
 
 
 class Random:
@@ -362,15 +418,13 @@ class Random:
         self.state = np.uint32(1)
 
     def __call__(self, count):
-        factors = np.cumprod(np.full(count, 1103515245, np.uint32), dtype=np.uint32)
-        offsets = np.cumsum(np.r_[np.uint32(1), factors[:-1]], dtype=np.uint32) if count else factors
-        states = factors * self.state + offsets * np.uint32(12345)
-        self.state = states[-1] if count else self.state
-        return states >> np.uint32(16) & np.uint32(32767)
+        factors = np.cumprod(np.r_[1, np.full(count, 1103515245)], dtype=np.uint32)
+        states = factors * self.state + (np.cumsum(factors, dtype=np.uint32) - factors) * np.uint32(12345)
+        self.state = states[-1]
+        return states[1:] >> np.uint32(16) & np.uint32(32767)
 
 
 PHASE_HZ = np.arange(65) * 62.5  # where the phase model works
-BACKGROUND_DB = 40  # unvoiced frames below this tell the level of the background
 
 
 def minimum_phase_matrix():
@@ -381,220 +435,61 @@ def minimum_phase_matrix():
     return np.fft.rfft(cepstrum).imag * np.log(10) / 20
 
 
+def vocal_tract_phases(Wo, L, A):
+    """Phase of the vocal tract filter at every harmonic [n][161], the minimum phase that fits the amplitudes."""
+    A_dB = 20 * np.log10(np.maximum(A, 1e-10, dtype=np.float64))
+    theta = harmonics_to_grid(PHASE_HZ, Wo, L, A_dB) @ minimum_phase_matrix()
+    bins = (np.float64(M.astype(F32) * Wo[:, None]) * (128 / TWO_PI) + 0.5).astype(F32).astype(int)  # f32: ties
+    return np.take_along_axis(theta, np.minimum(bins, 64), axis=1)
+
+
 class Phases:
     """Set the phases of model records: a model that needs none sent, or noise where the background shows through."""
 
     def __init__(self, phase0, postfilter):
         self.phase0, self.postfilter = phase0, postfilter
-        self.minimum_phase = minimum_phase_matrix()
         self.random = Random()
         self.excitation = F32(0)  # phase of the fundamental
-        self.background = 0.0  # dB
+        self.background = 0.0  # dB, smoothed level of the unvoiced frames that are quiet
 
     def __call__(self, records):
         Wo, L, A, phi = (records[name] for name in ("Wo", "L", "A", "phi"))
-        voiced = records["voiced"] != 0
-        harmonic = codec2_model.harmonic_mask(L)
-        noise = np.zeros(harmonic.shape, bool)  # harmonics that get a random phase
-        if self.phase0:
-            noise |= harmonic & ~voiced[:, None]
-        if self.postfilter:
-            background = self.track_background(L, np.sum(np.square(A, dtype=np.float64), 1, where=harmonic), voiced)
-            threshold = 10 ** ((background + 6) / 20)
-            noise |= harmonic & voiced[:, None] & (threshold[:, None] > A)
-        # frame by frame, m ascending: the order in which c2sim draws
-        random = TWO_PI / 32767 * self.random(np.count_nonzero(noise))
-        if self.phase0:
-            phi[:] = np.where(harmonic, M * self.track_excitation(Wo)[:, None], 0)
-            phi[noise & ~voiced[:, None]] = random[~voiced[np.nonzero(noise)[0]]]
-            phi += np.where(harmonic, self.vocal_tract(Wo, L, A), 0).astype(F32)
-            phi -= F32(TWO_PI) * np.rint(phi / F32(TWO_PI))
-        phi[noise & voiced[:, None]] = random[voiced[np.nonzero(noise)[0]]]
-
-    def track_background(self, L, energy, voiced):
-        """Level in dB [n]: smoothed energy of the unvoiced frames that are quiet."""
-        level = 10 * np.log10((1e-12 + energy) / np.maximum(L, 1))
-        background = np.empty(len(L))
+        harmonic, voiced = harmonic_mask(L), records["voiced"][:, None] != 0
+        level = 10 * np.log10((1e-12 + np.sum(np.square(A, dtype=np.float64), 1, where=harmonic)) / np.maximum(L, 1))
+        excitation, background = np.empty((len(L), 1), F32), np.empty((len(L), 1))
         for f in range(len(L)):
+            # kept in float32, as in c2sim: rounding adds up over minutes
+            phase = float(self.excitation + F32(N) * Wo[f])
+            self.excitation = excitation[f] = F32(phase - TWO_PI * math.floor(F32(phase / TWO_PI + 0.5)))
             if level[f] < BACKGROUND_DB and not voiced[f]:
                 self.background = 0.9 * self.background + 0.1 * level[f]
             background[f] = self.background
-        return background
-
-    def track_excitation(self, Wo):
-        """Phase of the fundamental [n].  The sum is kept in float32, as in c2sim: rounding adds up over minutes."""
-        track = np.empty(len(Wo), F32)
-        for f in range(len(Wo)):
-            phase = float(self.excitation + F32(N) * Wo[f])
-            self.excitation = track[f] = F32(phase - TWO_PI * math.floor(F32(phase / TWO_PI + 0.5)))
-        return track
-
-    def vocal_tract(self, Wo, L, A):
-        """Phase of the vocal tract filter at every harmonic [n][161], the minimum phase that fits the amplitudes."""
-        A_dB = 20 * np.log10(np.maximum(A, 1e-10, dtype=np.float64))
-        theta = harmonics_to_grid(PHASE_HZ, Wo.astype(np.float64), L, A_dB) @ self.minimum_phase
-        bins = (np.float64(M.astype(F32) * Wo[:, None]) * (128 / TWO_PI) + 0.5).astype(F32).astype(int)  # f32: ties
-        return np.take_along_axis(theta, np.minimum(bins, 64), axis=1)
+        hidden = self.postfilter & (10 ** ((background + 6) / 20) > A)
+        noise = harmonic & np.where(voiced, hidden, self.phase0)  # harmonics that get a random phase
+        random = np.zeros(A.shape, F32)
+        # drawn frame by frame, m ascending
+        random[noise] = TWO_PI / 32767 * self.random(np.count_nonzero(noise))
+        if self.phase0:
+            model = np.where(voiced, (M * excitation).astype(F32), random) + vocal_tract_phases(Wo, L, A).astype(F32)
+            phi[:] = np.where(harmonic, model - F32(TWO_PI) * np.rint(model / F32(TWO_PI)), 0)
+        phi[noise & voiced] = random[noise & voiced]
 
 
-# ---------------------------------------------------------------- synthesis
+def synthesise(records, tail):
+    """Model records [n] → speech int16 [n][80], 159 samples late: inverse FFTs, overlapped by triangles.
 
-
-class Synthesis:
-    """Model records [n] → speech int16 [n][80], 159 samples late: inverse FFTs, overlapped by triangles."""
-
-    def __init__(self):
-        self.tail = np.zeros((1, N), F32)  # right half of the last frame's waveform
-
-    def __call__(self, records):
-        X = np.zeros((len(records), FFT // 2 + 1), complex)  # double, as NumPy is faster there
-        frame, m = np.nonzero(codec2_model.harmonic_mask(records["L"]))
-        bins = (m.astype(F32) * records["Wo"][frame]).astype(np.float64) * (FFT / TWO_PI) + 0.5
-        # where two harmonics meet in one bin the later one stays
-        X[frame, np.minimum(bins.astype(int), 255)] = records["A"][frame, m] * np.exp(1j * records["phi"][frame, m])
-        y = np.fft.irfft(X, FFT, norm="forward")
-        rise = np.arange(N, dtype=F32) / N
-        tails = np.pad(y[:, 1:N], ((0, 0), (0, 1)))  # the last sample of a frame has no overlap
-        speech = np.roll(y, 79, axis=1)[:, :N] * rise + np.concatenate([self.tail, tails[:-1]]) * (1 - rise)
-        self.tail = tails[-1:]
-        return np.clip(speech, -32767, 32767).astype(np.int16)
-
-
-# ---------------------------------------------------------------- speech files
-
-
-def read_speech(filename):
-    """int16 [samples] at 8 kHz from a .wav or raw file, or raw from stdin when the name is `-`."""
-    if filename == "-":
-        data = sys.stdin.buffer.read()
-    elif filename.lower().endswith((".model", ".f32", ".keras")):
-        raise FormatError(f"{filename}: not a speech file, expected .wav or raw 16 bit samples")
-    else:
-        with open(filename, "rb") as file:
-            is_wav = file.read(4) in (b"RIFF", b"RIFX", b"RF64")
-        if is_wav:
-            return read_wav(filename)
-        if filename.lower().endswith(".wav"):
-            raise FormatError(f"{filename}: not a WAV file (no RIFF header)")
-        data = np.memmap(filename, np.uint8, "r") if os.path.getsize(filename) else b""
-    if len(data) == 0 or len(data) % 2:
-        raise FormatError(f"{filename}: {len(data)} bytes, expected 16 bit samples")
-    return np.frombuffer(data, "<i2")
-
-
-def read_wav(filename):
-    """int16 [samples] at 8 kHz from any WAV file that SciPy reads."""
-    import warnings
-
-    import scipy.io.wavfile
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about chunks that are not audio
-            rate, speech = scipy.io.wavfile.read(filename)
-    except Exception as error:  # SciPy has many words for a broken file
-        raise FormatError(f"{filename}: not a WAV file that can be read: {error}") from None
-    if speech.size == 0 or not np.isfinite(speech).all():
-        raise FormatError(f"{filename}: no samples, or not all of them are numbers")
-    if speech.dtype == np.int16 and speech.ndim == 1 and rate == FS_HZ:
-        return speech
-    import scipy.signal
-
-    channels = 1 if speech.ndim == 1 else speech.shape[1]
-    print(f"{filename}: converted from {rate} Hz, {speech.dtype}, {channels} channel(s)", file=sys.stderr)
-    full_scale = {"uint8": 128, "int16": 2**15, "int32": 2**31}.get(speech.dtype.name, 1)
-    speech = (speech.astype(np.float64) - (128 if speech.dtype == np.uint8 else 0)) / full_scale
-    speech = scipy.signal.resample_poly(speech.reshape(-1, channels).mean(axis=1), FS_HZ, rate)
-    return np.clip(np.rint(speech * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
-
-
-def create_speech(filename, stack):
-    """Function that writes int16 samples to a .wav or raw file, or raw to stdout when the name is `-`."""
-    if filename == "-":
-        return sys.stdout.buffer.write
-    file = create(filename, stack)
-    if not filename.lower().endswith(".wav"):
-        return file.write
-    wav = stack.enter_context(contextlib.closing(wave.open(file, "wb")))
-    wav.setparams((1, 2, FS_HZ, 0, "NONE", None))
-    return wav.writeframes
-
-
-def create(filename, stack):
-    """Open a file for writing that appears whole, when `stack` closes without an error, or not at all."""
-    return stack.enter_context(open(stack.enter_context(codec2_model.replacing(filename)), "wb"))
-
-
-# ---------------------------------------------------------------- command line
-
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description="Speech to harmonic amplitudes and features, and back.")
-    parser.add_argument(
-        "input", nargs="?", metavar="INPUT", help="speech: .wav or raw 16 bit 8 kHz mono; - for raw on stdin"
-    )
-    group = parser.add_argument_group("features")
-    group.add_argument("--bands", metavar="F.f32", help="write 14 band energies a frame, dB")
-    group.add_argument(
-        "--bands_lower",
-        type=float,
-        default=-1e32,
-        metavar="dB",
-        help="leave frames whose mean band energy is not above this out of the --bands and --modelout files",
-    )
-    group.add_argument("--rateK", action="store_true", help="resample the amplitudes to K = 20 values and back")
-    group.add_argument("--rateKout", metavar="F.f32", help="write the rate K vectors, dB")
-    group.add_argument("--rateKin", metavar="F.f32", help="go on with rate K vectors from this file, post filtered")
-    group = parser.add_argument_group("model")
-    group.add_argument("--modelout", metavar="F.model", help="write model records")
-    group.add_argument("--modelin", metavar="F.model", help="synthesise these model records; INPUT is not needed")
-    group = parser.add_argument_group("synthesis")
-    group.add_argument("--phase0", action="store_true", help="model the phases instead of using those measured")
-    group.add_argument("--postfilter", action="store_true", help="random phases where the background shows through")
-    group.add_argument("-o", dest="out", metavar="OUT", help="write speech: .wav or raw; - for raw on stdout")
-    args = parser.parse_args(argv)
-    if not (args.input or args.modelin):
-        parser.error("nothing to work on: name a speech file, or a model file with --modelin")
-    if not (args.bands or args.rateKout or args.modelout or args.out):
-        parser.error("nothing to write: name an output with --bands, --rateKout, --modelout or -o")
-    if args.modelin and (args.bands or args.rateK):
-        parser.error("--modelin replaces the analysis that --bands and --rateK need")
-    if (args.rateKin or args.rateKout) and not args.rateK:
-        parser.error("--rateKin and --rateKout need --rateK")
-    return args
-
-
-def analyse(speech, need_model):
-    """Speech → model records [n] (None when only bands are needed) and band energies [n][14], chunk by chunk."""
-    spectrum = Spectrum()
-    if need_model:
-        initial_pitch, refined_pitch = InitialPitch(), RefinedPitch()
-    for start in range(0, len(speech), CHUNK * N):
-        block = speech[start : start + CHUNK * N].astype(F32)
-        block = np.pad(block, (0, -len(block) % N)).reshape(-1, N)
-        S = spectrum(block)
-        P = power(S)
-        records = None
-        if need_model:
-            records = np.empty(len(block), RECORD)
-            Wo = refined_pitch(initial_pitch(block), P)
-            L = number_of_harmonics(Wo)
-            A, phi = amplitudes_and_phases(Wo, L, S, P)
-            values = (Wo, L, A, phi, voicing(Wo, L, A, S, P))
-            for name, value in zip(RECORD.names, values, strict=True):
-                records[name] = value
-        yield records, band_energies(P)
-
-
-def read_model(filename):
-    """The same chunks from a model file, without band energies."""
-    fields = codec2_model.read(filename)
-    codec2_model.check(filename, *fields[:3])
-    for start in range(0, len(fields[0]), CHUNK):
-        records = np.empty(min(CHUNK, len(fields[0]) - start), RECORD)
-        for name, values in zip(RECORD.names, fields, strict=True):
-            records[name] = values[start : start + CHUNK]
-        yield records, None
+    `tail` [1][80] is what the frame before leaves for the first one; the new one is returned, too.
+    """
+    X = np.zeros((len(records), FFT // 2 + 1), complex)  # double, as NumPy is faster there
+    frame, m = np.nonzero(harmonic_mask(records["L"]))
+    bins = (m.astype(F32) * records["Wo"][frame]).astype(np.float64) * (FFT / TWO_PI) + 0.5
+    # where two harmonics meet in one bin the later one stays
+    X[frame, np.minimum(bins.astype(int), 255)] = records["A"][frame, m] * np.exp(1j * records["phi"][frame, m])
+    y = np.fft.irfft(X, FFT, norm="forward")
+    rise = np.arange(N, dtype=F32) / N
+    tails = np.vstack([tail, np.pad(y[:, 1:N], ((0, 0), (0, 1)))])  # the last sample of a frame has no overlap
+    speech = np.roll(y, 79, axis=1)[:, :N] * rise + tails[:-1] * (1 - rise)
+    return np.clip(speech, -32767, 32767).astype(np.int16), tails[-1:]
 
 
 def main(argv=None):
@@ -608,15 +503,13 @@ def main(argv=None):
         rate_K_in, nb_frames = codec2_model.read_rate_K(args.rateKin, K), -(-len(speech) // N)
         codec2_model.check_rate_K(args.rateKin, rate_K_in)
         if len(rate_K_in) != nb_frames:
-            raise FormatError(
-                f"{args.rateKin}: {len(rate_K_in)} vectors, expected {nb_frames}, the frames of {args.input}"
-            )
-    phases, synthesis = Phases(args.phase0, args.postfilter), Synthesis()
-    kept = 0
+            why = f"{len(rate_K_in)} vectors, expected {nb_frames}, the frames of {args.input}"
+            raise FormatError(f"{args.rateKin}: {why}")
+    phases, tail, kept = Phases(args.phase0, args.postfilter), np.zeros((1, N)), 0
     with contextlib.ExitStack() as stack:
-        bands_file = args.bands and create(args.bands, stack)
-        rate_K_file = args.rateKout and create(args.rateKout, stack)
-        model_file = args.modelout and create(args.modelout, stack)
+        bands_file, rate_K_file, model_file = (
+            name and create(name, stack) for name in (args.bands, args.rateKout, args.modelout)
+        )
         write_speech = args.out and create_speech(args.out, stack)
         for start, (records, bands) in zip(itertools.count(0, CHUNK), chunks):
             if args.rateK:
@@ -629,7 +522,8 @@ def main(argv=None):
             if args.phase0 or args.postfilter:
                 phases(records)
             if args.out:
-                write_speech(synthesis(records).data)
+                samples, tail = synthesise(records, tail)
+                write_speech(samples.data)
             keep = slice(None)
             if bands_file:
                 keep = bands.mean(axis=1) > args.bands_lower  # never so for digital silence
