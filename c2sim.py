@@ -31,6 +31,7 @@ import warnings
 import wave
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 import codec2_model
 from codec2_model import FS_HZ, MAX_AMP, RECORD, FormatError, harmonic_mask
@@ -89,13 +90,11 @@ def read_speech(filename):
     elif filename.lower().endswith((".model", ".f32", ".keras")):
         raise FormatError(f"{filename}: not a speech file, expected .wav or raw 16 bit samples")
     else:
-        with open(filename, "rb") as file:
-            is_wav = file.read(4) in (b"RIFF", b"RIFX", b"RF64")
-        if is_wav:
+        data = np.memmap(filename, np.uint8, "r") if os.path.getsize(filename) else b""
+        if bytes(data[:4]) in (b"RIFF", b"RIFX", b"RF64"):
             return read_wav(filename)
         if filename.lower().endswith(".wav"):
             raise FormatError(f"{filename}: not a WAV file (no RIFF header)")
-        data = np.memmap(filename, np.uint8, "r") if os.path.getsize(filename) else b""
     if len(data) == 0 or len(data) % 2:
         raise FormatError(f"{filename}: {len(data)} bytes, expected 16 bit samples")
     return np.frombuffer(data, "<i2")
@@ -133,17 +132,15 @@ def read_model(filename):
         yield np.array(records[start : start + CHUNK]), None
 
 
-def create(filename, stack):
-    """Open a file for writing that appears whole, when `stack` closes without an error, or not at all."""
-    return stack.enter_context(open(stack.enter_context(codec2_model.replacing(filename)), "wb"))
+def create(filename, stack, is_speech=False):
+    """Function that writes to a file, which appears whole when `stack` closes without an error, or not at all.
 
-
-def create_speech(filename, stack):
-    """Function that writes int16 samples to a .wav or raw file, or raw to stdout when the name is `-`."""
-    if filename == "-":
+    Speech, int16 samples, goes to a .wav or raw file, or raw to stdout when the name is `-`.
+    """
+    if is_speech and filename == "-":
         return sys.stdout.buffer.write
-    file = create(filename, stack)
-    if not filename.lower().endswith(".wav"):
+    file = stack.enter_context(open(stack.enter_context(codec2_model.replacing(filename)), "wb"))
+    if not (is_speech and filename.lower().endswith(".wav")):
         return file.write
     wav = stack.enter_context(contextlib.closing(wave.open(file, "wb")))
     wav.setparams((1, 2, FS_HZ, 0, "NONE", None))
@@ -176,10 +173,10 @@ def initial_pitch(x, start, previous):
     """
     squares = np.square(x, dtype=np.float64)
     squares[: max(HISTORY - start, 0)] = 0  # before the file
-    z = (np.ascontiguousarray(windows_of(squares, 555, N)) @ DECIMATE).ravel()
+    z = (np.ascontiguousarray(sliding_window_view(squares, 555)[::N]) @ DECIMATE).ravel()
     # c2sim adds 1 from sample 0 on between notch and low pass
     z += np.interp(start - 3 * N + 5 * np.arange(len(z)), np.arange(-1, 48), np.r_[0, np.cumsum(LOWPASS)])
-    lines = np.ascontiguousarray(windows_of(z, 64, N // 5), F32) @ DFT
+    lines = np.ascontiguousarray(sliding_window_view(z, 64)[:: N // 5], F32) @ DFT
     F = np.zeros((len(lines), HIGH + 1), F32)  # power
     F[:, LOW - 1 :] = np.square(lines).reshape(len(lines), 2, -1).sum(axis=1)
 
@@ -199,10 +196,6 @@ def initial_pitch(x, start, previous):
         if sure or low < pitch[f - 1] < high:
             pitch[f] = bin_
     return np.array(pitch[:-1])
-
-
-def windows_of(values, size, step):
-    return np.lib.stride_tricks.sliding_window_view(values, size)[::step]
 
 
 class Refinement:
@@ -257,12 +250,6 @@ def windowed(frames):
 WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(windowed(np.ones((1, 278)))[0]).real)  # peak at 256
 
 
-def number_of_harmonics(Wo):
-    """L [n]: as many as fit below 4 kHz, one less when the last of them is at 3.8 kHz or above."""
-    L = np.floor((np.pi / Wo.astype(np.float64)).astype(F32)).astype(np.int32)
-    return L - (Wo * L.astype(F32) >= np.float64(0.95 * np.pi))
-
-
 def amplitudes_and_phases(Wo, L, S, P):
     """A, phi [n][161]: the energy between the midpoints to the next harmonics, the phase of the nearest bin."""
     A, phi = np.zeros((2, len(Wo), MAX_AMP + 1), F32)
@@ -315,13 +302,15 @@ def analyse(speech, need_model):
         old = min(start, HISTORY)
         x = speech[start - old : start + CHUNK * N].astype(F32)
         x = np.pad(x, (HISTORY - old, (old - len(x)) % N), constant_values=(1, 0))  # c2sim starts with ones
-        S = np.fft.rfft(windowed(windows_of(x[HISTORY - 219 :], 278, N)))
+        S = np.fft.rfft(windowed(sliding_window_view(x[HISTORY - 219 :], 278)[::N]))
         P = (np.square(S.real) + np.square(S.imag)).astype(F32)
         records = None
         if need_model:
             pitch = initial_pitch(x, start, pitch[-1])
             Wo = np.clip(fine.Wo.take(fine(P, coarse(P, pitch - LOW))), WO_MIN, WO_MAX)
-            L = number_of_harmonics(Wo)
+            # as many harmonics as fit below 4 kHz, one less when the last of them is at 3.8 kHz or above
+            L = (np.pi / Wo.astype(np.float64)).astype(F32).astype(np.int32)
+            L = L - (Wo * L.astype(F32) >= np.float64(0.95 * np.pi))
             A, phi = amplitudes_and_phases(Wo, L, S, P)
             records = np.rec.fromarrays([Wo, L, A, phi, voicing(Wo, L, A, S, P)], RECORD)
         yield records, band_energies(P)
@@ -330,20 +319,13 @@ def analyse(speech, need_model):
 # ---------------------------------------------------------------- features: band energies (14), rate K vectors (20)
 
 
-def band_matrix():
-    """[257][14]: overlapping triangles at 0 200 400 … 1600 2000 … 3200 4000 Hz, the outer two doubled."""
-    starts = [0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204]
-    widths = [12] * 8 + [25] * 4 + [51]
-    matrix = np.zeros((FFT // 2 + 1, 14))
-    for i, (start, width) in enumerate(zip(starts, widths, strict=True)):
-        rise = np.arange(width) / width
-        matrix[start : start + width, i] = 1 - rise
-        matrix[start : start + width, i + 1] = rise
-    matrix[:, [0, 13]] *= 2
-    return matrix.astype(F32)
-
-
-BANDS = band_matrix()
+# [257][14]: overlapping triangles at 0 200 400 … 1600 2000 … 3200 4000 Hz, the outer two doubled
+BANDS = np.zeros((FFT // 2 + 1, 14), F32)
+for i, start in enumerate([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204]):
+    width = (12, 25, 51)[(i >= 8) + (i >= 12)]
+    rise = np.arange(width) / width
+    BANDS[start : start + width, [i, i + 1]] = np.stack([1 - rise, rise], axis=1)
+BANDS[:, [0, 13]] *= 2
 
 
 def band_energies(P):
@@ -352,12 +334,9 @@ def band_energies(P):
         return 10 * np.log10(P @ BANDS)
 
 
-def mel(f_hz):
-    return np.floor(2595 * np.log10(1 + f_hz / 700) + 0.5)
-
-
 K = 20
-RATE_K_HZ = 700 * (10 ** (np.linspace(mel(200), mel(3700), K) / 2595) - 1)
+ENDS_MEL = np.floor(2595 * np.log10(1 + np.array([200, 3700]) / 700) + 0.5)  # of 200 and 3700 Hz
+RATE_K_HZ = 700 * (10 ** (np.linspace(*ENDS_MEL, K) / 2595) - 1)
 NODES_HZ = np.r_[0, RATE_K_HZ, 4000]  # for the way back; amplitude 0 dB at both ends
 
 
@@ -425,20 +404,15 @@ class Random:
 
 
 PHASE_HZ = np.arange(65) * 62.5  # where the phase model works
-
-
-def minimum_phase_matrix():
-    """[65][65]: log amplitude in dB on PHASE_HZ → minimum phase in rad, by folding the cepstrum."""
-    cepstrum = np.fft.irfft(np.eye(65), 128)
-    cepstrum[:, 1:64] *= 2
-    cepstrum[:, 65:] = 0
-    return np.fft.rfft(cepstrum).imag * np.log(10) / 20
+# log amplitude in dB on PHASE_HZ → minimum phase in rad [65][65], by folding the cepstrum
+FOLD = np.r_[1, np.full(63, 2), 1, np.zeros(63)]
+MINIMUM_PHASE = np.fft.rfft(np.fft.irfft(np.eye(65), 128) * FOLD).imag * np.log(10) / 20
 
 
 def vocal_tract_phases(Wo, L, A):
     """Phase of the vocal tract filter at every harmonic [n][161], the minimum phase that fits the amplitudes."""
     A_dB = 20 * np.log10(np.maximum(A, 1e-10, dtype=np.float64))
-    theta = harmonics_to_grid(PHASE_HZ, Wo, L, A_dB) @ minimum_phase_matrix()
+    theta = harmonics_to_grid(PHASE_HZ, Wo, L, A_dB) @ MINIMUM_PHASE
     bins = (np.float64(M.astype(F32) * Wo[:, None]) * (128 / TWO_PI) + 0.5).astype(F32).astype(int)  # f32: ties
     return np.take_along_axis(theta, np.minimum(bins, 64), axis=1)
 
@@ -507,15 +481,13 @@ def main(argv=None):
             raise FormatError(f"{args.rateKin}: {why}")
     phases, tail, kept = Phases(args.phase0, args.postfilter), np.zeros((1, N)), 0
     with contextlib.ExitStack() as stack:
-        bands_file, rate_K_file, model_file = (
-            name and create(name, stack) for name in (args.bands, args.rateKout, args.modelout)
-        )
-        write_speech = args.out and create_speech(args.out, stack)
+        names = [name for name in ("bands", "rateKout", "modelout", "out") if getattr(args, name)]
+        write = {name: create(getattr(args, name), stack, is_speech=name == "out") for name in names}
         for start, (records, bands) in zip(itertools.count(0, CHUNK), chunks):
             if args.rateK:
                 vectors = rate_L_to_K(records["Wo"], records["L"], records["A"])
-                if rate_K_file:
-                    rate_K_file.write(vectors.data)
+                if args.rateKout:
+                    write["rateKout"](vectors.data)
                 if args.rateKin:
                     vectors = sharpened(rate_K_in[start : start + CHUNK])
                 records["A"] = rate_K_to_L(vectors, records["Wo"], records["L"])
@@ -523,15 +495,15 @@ def main(argv=None):
                 phases(records)
             if args.out:
                 samples, tail = synthesise(records, tail)
-                write_speech(samples.data)
+                write["out"](samples.data)
             keep = slice(None)
-            if bands_file:
+            if args.bands:
                 keep = bands.mean(axis=1) > args.bands_lower  # never so for digital silence
-                bands_file.write(bands[keep].data)
+                write["bands"](bands[keep].data)
                 kept += np.count_nonzero(keep)
-            if model_file:
-                model_file.write(records[keep].data)
-        if bands_file and not kept:
+            if args.modelout:
+                write["modelout"](records[keep].data)
+        if args.bands and not kept:
             raise FormatError(f"{args.input}: no frame has a mean band energy above {args.bands_lower:g} dB")
 
 
