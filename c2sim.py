@@ -9,13 +9,12 @@ Usage:
 
 A 10 ms frame of speech is a sum of L harmonics of Wo with amplitudes A[m] and phases phi[m], m = 1…L.  Analysis finds
 them; band energies and rate K vectors describe A[m] by a fixed number of values; synthesis adds the harmonics up.
-Options and numbers are those of c2sim.  Where the text insists on float32 (F32), rounding decides between pitch
-candidates that tie exactly, and is part of the model; elsewhere the precision is free.
+Options and numbers are those of c2sim, but zeros fill up a partial last frame (in c2sim what it synthesised last).
+Where the text insists on float32 (F32), rounding decides between pitch candidates that tie exactly, and is part of the
+model; elsewhere the precision is free.
 
 Units: speech 16 bit at 8 kHz (a .wav of another rate or of more channels is converted), Wo rad/sample, A linear, band
 energies and rate K vectors dB.
-
-Known limit: zeros fill up a partial last frame (c2sim fills it with what it synthesised last).
 
 References: R. McAulay and T. Quatieri, "Speech analysis/synthesis based on a sinusoidal representation", IEEE Trans.
 ASSP 34(4), 1986; D. Rowe, "Techniques for harmonic sinusoidal coding", PhD thesis, Univ. of South Australia, 1997.
@@ -23,7 +22,6 @@ ASSP 34(4), 1986; D. Rowe, "Techniques for harmonic sinusoidal coding", PhD thes
 
 import argparse
 import contextlib
-import itertools
 import math
 import os
 import sys
@@ -80,9 +78,6 @@ def parse_args(argv=None):
     return args
 
 
-# ---------------------------------------------------------------- files
-
-
 def read_speech(filename):
     """int16 [samples] at 8 kHz from a .wav or raw file, or raw from stdin when the name is `-`."""
     if filename == "-":
@@ -105,8 +100,7 @@ def read_wav(filename):
     import scipy.io.wavfile
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about chunks that are not audio
+        with warnings.catch_warnings(action="ignore"):  # about chunks that are not audio
             rate, speech = scipy.io.wavfile.read(filename)
     except Exception as error:  # SciPy has many words for a broken file
         raise FormatError(f"{filename}: not a WAV file that can be read: {error}") from None
@@ -124,14 +118,6 @@ def read_wav(filename):
     return np.clip(np.rint(speech * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
-def read_model(filename):
-    """Model records in chunks; None in place of band energies."""
-    codec2_model.check(filename, *codec2_model.read(filename)[:3])
-    records = np.memmap(filename, RECORD, "r")
-    for start in range(0, len(records), CHUNK):
-        yield np.array(records[start : start + CHUNK]), None
-
-
 def create(filename, stack, is_speech=False):
     """Function that writes to a file, which appears whole when `stack` closes without an error, or not at all.
 
@@ -147,7 +133,7 @@ def create(filename, stack, is_speech=False):
     return wav.writeframes
 
 
-# ---------------------------------------------------------------- pitch
+# ---------------------------------------------------------------- analysis
 
 LOW, HIGH = 16, 128  # the first estimate is a bin of a 512 point DFT at 1600 Hz: 50 to 400 Hz in steps of 3.125 Hz
 
@@ -162,6 +148,11 @@ DECIMATE = np.stack([np.pad(RESPONSE[::-1], (5 * j, 75 - 5 * j)) for j in range(
 HANN = 0.5 - 0.5 * np.cos(TWO_PI * np.arange(64) / 63)
 DFT_RAD = TWO_PI / FFT * np.outer(np.arange(64), np.arange(LOW - 1, HIGH + 1))
 DFT = (HANN[:, None] * np.hstack([np.cos(DFT_RAD), np.sin(DFT_RAD)])).astype(F32)
+
+WINDOW = 0.5 - 0.5 * np.cos(TWO_PI * np.arange(278) / 278)  # Hann, scaled so that a sine of peak a has A close to a/2
+WINDOW /= np.sqrt(FFT * np.sum(WINDOW**2))
+LEFT, RIGHT = np.split(WINDOW, 2)
+WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(np.r_[RIGHT, np.zeros(FFT - 278), LEFT]).real)  # peak at 256
 
 
 def initial_pitch(x, start, previous):
@@ -201,12 +192,12 @@ def initial_pitch(x, start, previous):
 class Refinement:
     """Choose, among fundamentals near a given one, the one whose harmonics hold the most energy.
 
-    All in float32, as candidates often tie exactly.  Few fundamentals are possible, so tables hold all cases:
-    Wo [cases][1 + candidates], the given one first, and FFT bins of the harmonics [m − 1][cases][1 + candidates].
+    Their periods are up to `half` samples from those of Wo [cases], in steps of `step` samples.  All in float32, as
+    candidates often tie exactly.  Few fundamentals are possible, so tables hold all cases: Wo [cases][1 + candidates],
+    the given one first, and FFT bins of their harmonics [m − 1][cases][1 + candidates].
     """
 
     def __init__(self, Wo, half, step):
-        """Periods up to `half` samples from those of Wo [cases], in steps of `step` samples."""
         period = TWO_PI / Wo.astype(np.float64)[:, None]
         steps = np.full((len(Wo), int(2 * half / step)), step, F32)
         periods = np.cumsum(np.hstack([(period - half).astype(F32), steps]), axis=1, dtype=F32)
@@ -224,30 +215,11 @@ class Refinement:
         """Index into the table of Wo [n] for the power P [n][257]; the given Wo if no candidate has any."""
         P = np.pad(P, ((0, 0), (0, 1)))
         chosen = np.empty(len(P), int)
-        order = np.argsort(self.L[case])
-        for first in range(0, len(P), 64):  # frames of about the same L, for speed
-            part = order[first : first + 64]
+        for part in np.array_split(np.argsort(self.L[case]), -(-len(P) // 64)):  # frames of about the same L, for speed
             bins = self.bins[: self.L[case[part[-1]]]].take(case[part], axis=1)
             E = P.take(part[:, None] * P.shape[1] + bins).sum(axis=0)  # float32, m ascending
             chosen[part] = np.argmax(E, axis=1)  # the first one on ties
         return case * self.Wo.shape[1] + chosen
-
-
-# ---------------------------------------------------------------- harmonics
-
-WINDOW = 0.5 - 0.5 * np.cos(TWO_PI * np.arange(278) / 278)  # Hann, scaled so that a sine of peak a has A close to a/2
-WINDOW /= np.sqrt(FFT * np.sum(WINDOW**2))
-
-
-def windowed(frames):
-    """Samples [n][278] into FFT buffers [n][512], the centre at time 0: phases are then those at the frame's centre."""
-    buffer = np.zeros((len(frames), FFT))  # double, as NumPy is faster there
-    np.multiply(frames[:, 139:], WINDOW[139:], out=buffer[:, :139])
-    np.multiply(frames[:, :139], WINDOW[:139], out=buffer[:, -139:])
-    return buffer
-
-
-WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(windowed(np.ones((1, 278)))[0]).real)  # peak at 256
 
 
 def amplitudes_and_phases(Wo, L, S, P):
@@ -270,9 +242,8 @@ def voicing(Wo, L, A, S, P):
     frame, m = np.nonzero(harmonic_mask(L1))
     spacing = (Wo.astype(np.float64) * FFT / TWO_PI)[frame]  # bins
     first, end = (np.ceil(((m + side) * spacing).astype(F32)).astype(int) for side in (-0.5, 0.5))
-    # all bins of all bands in a row
     width = end - first
-    start = np.cumsum(width) - width
+    start = np.cumsum(width) - width  # of a band, where all bins of all bands are in a row
     k = np.arange(width.sum()) + np.repeat(first - start, width)
     shift = (256.5 - (m.astype(F32) * Wo[frame]).astype(np.float64) * FFT / TWO_PI).astype(int)
     template = WINDOW_TRANSFORM[np.repeat(shift, width) + k]
@@ -282,11 +253,11 @@ def voicing(Wo, L, A, S, P):
     explained = np.abs(fit) ** 2 / np.add.reduceat(template**2, start)
     left = np.add.reduceat(P.take(bins).astype(np.float64), start) - explained
     error = 1e-4 + np.maximum(np.bincount(frame, left, len(Wo)), 0)
+    f = np.arange(len(L))
     energy = np.cumsum(A[:, : L.max() + 1].astype(np.float64) ** 2, axis=1)  # of harmonics 1…m
-    upto_L1, below_L2, upto_L2, upto_L = np.take_along_axis(energy, np.stack([L1, L2 - 1, L2, L], axis=1), axis=1).T
-    snr = 10 * np.log10((1e-4 + upto_L1) / error)
+    snr = 10 * np.log10((1e-4 + energy[f, L1]) / error)
     # voiced speech has most of its energy below 2 kHz; harmonic L2 counts on both sides
-    ratio = 10 * np.log10((1e-4 + upto_L2) / (1e-4 + upto_L - below_L2))
+    ratio = 10 * np.log10((1e-4 + energy[f, L2]) / (1e-4 + energy[f, L] - energy[f, L2 - 1]))
     voiced = (snr > VOICED_DB) | (ratio > 10)
     return voiced & ~((ratio < -10) | ((ratio < -4) & (Wo <= F32(TWO_PI * 60 / FS_HZ))))
 
@@ -302,7 +273,11 @@ def analyse(speech, need_model):
         old = min(start, HISTORY)
         x = speech[start - old : start + CHUNK * N].astype(F32)
         x = np.pad(x, (HISTORY - old, (old - len(x)) % N), constant_values=(1, 0))  # c2sim starts with ones
-        S = np.fft.rfft(windowed(sliding_window_view(x[HISTORY - 219 :], 278)[::N]))
+        frames = sliding_window_view(x[HISTORY - 219 :], 278)[::N]
+        buffer = np.zeros((len(frames), FFT))  # double, as NumPy is faster there
+        buffer[:, :139] = frames[:, 139:] * RIGHT  # the centre at time 0: phases are then those at the frame's centre
+        buffer[:, -139:] = frames[:, :139] * LEFT
+        S = np.fft.rfft(buffer)
         P = (np.square(S.real) + np.square(S.imag)).astype(F32)
         records = None
         if need_model:
@@ -318,7 +293,6 @@ def analyse(speech, need_model):
 
 # ---------------------------------------------------------------- features: band energies (14), rate K vectors (20)
 
-
 # [257][14]: overlapping triangles at 0 200 400 … 1600 2000 … 3200 4000 Hz, the outer two doubled
 BANDS = np.zeros((FFT // 2 + 1, 14), F32)
 for i, start in enumerate([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204]):
@@ -327,17 +301,16 @@ for i, start in enumerate([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 20
     BANDS[start : start + width, [i, i + 1]] = np.stack([1 - rise, rise], axis=1)
 BANDS[:, [0, 13]] *= 2
 
+K = 20
+ENDS_MEL = np.floor(2595 * np.log10(1 + np.array([200, 3700]) / 700) + 0.5)  # of 200 and 3700 Hz
+RATE_K_HZ = 700 * (10 ** (np.linspace(*ENDS_MEL, K) / 2595) - 1)
+NODES_HZ = np.r_[0, RATE_K_HZ, 4000]  # for the way back; amplitude 0 dB at both ends
+
 
 def band_energies(P):
     """Energies [n][14] in dB; −inf for digital silence."""
     with np.errstate(divide="ignore"):
         return 10 * np.log10(P @ BANDS)
-
-
-K = 20
-ENDS_MEL = np.floor(2595 * np.log10(1 + np.array([200, 3700]) / 700) + 0.5)  # of 200 and 3700 Hz
-RATE_K_HZ = 700 * (10 ** (np.linspace(*ENDS_MEL, K) / 2595) - 1)
-NODES_HZ = np.r_[0, RATE_K_HZ, 4000]  # for the way back; amplitude 0 dB at both ends
 
 
 def parabola(x, x1, x2, x3, y1, y2, y3):
@@ -378,8 +351,7 @@ def rate_K_to_L(vectors, Wo, L):
 
 def sharpened(vectors):
     """Post filter of vectors [n][20] that come from a file: peaks up and valleys down by 1.5, same energy."""
-    vectors = vectors.astype(np.float64)
-    mean = vectors.mean(axis=1, keepdims=True)
+    mean = vectors.mean(axis=1, dtype=np.float64, keepdims=True)
     emphasis = 20 * np.log10(RATE_K_HZ / 300)
     before = vectors - mean + emphasis
     after = 1.5 * before
@@ -389,32 +361,22 @@ def sharpened(vectors):
 
 # ---------------------------------------------------------------- phases and synthesis
 
-
-class Random:
-    """c2sim's random numbers 0…32767: a 32 bit linear congruential generator, `count` of them at a time."""
-
-    def __init__(self):
-        self.state = np.uint32(1)
-
-    def __call__(self, count):
-        factors = np.cumprod(np.r_[1, np.full(count, 1103515245)], dtype=np.uint32)
-        states = factors * self.state + (np.cumsum(factors, dtype=np.uint32) - factors) * np.uint32(12345)
-        self.state = states[-1]
-        return states[1:] >> np.uint32(16) & np.uint32(32767)
-
-
 PHASE_HZ = np.arange(65) * 62.5  # where the phase model works
 # log amplitude in dB on PHASE_HZ → minimum phase in rad [65][65], by folding the cepstrum
 FOLD = np.r_[1, np.full(63, 2), 1, np.zeros(63)]
 MINIMUM_PHASE = np.fft.rfft(np.fft.irfft(np.eye(65), 128) * FOLD).imag * np.log(10) / 20
 
 
-def vocal_tract_phases(Wo, L, A):
-    """Phase of the vocal tract filter at every harmonic [n][161], the minimum phase that fits the amplitudes."""
-    A_dB = 20 * np.log10(np.maximum(A, 1e-10, dtype=np.float64))
-    theta = harmonics_to_grid(PHASE_HZ, Wo, L, A_dB) @ MINIMUM_PHASE
-    bins = (np.float64(M.astype(F32) * Wo[:, None]) * (128 / TWO_PI) + 0.5).astype(F32).astype(int)  # f32: ties
-    return np.take_along_axis(theta, np.minimum(bins, 64), axis=1)
+class Random:
+    """c2sim's random numbers 0…32767: a 32 bit linear congruential generator, `count` of them at a time."""
+
+    state = np.uint32(1)
+
+    def __call__(self, count):
+        factors = np.cumprod(np.r_[1, np.full(count, 1103515245)], dtype=np.uint32)
+        states = factors * self.state + (np.cumsum(factors, dtype=np.uint32) - factors) * np.uint32(12345)
+        self.state = states[-1]
+        return states[1:] >> np.uint32(16) & np.uint32(32767)
 
 
 class Phases:
@@ -430,10 +392,9 @@ class Phases:
         Wo, L, A, phi = (records[name] for name in ("Wo", "L", "A", "phi"))
         harmonic, voiced = harmonic_mask(L), records["voiced"][:, None] != 0
         level = 10 * np.log10((1e-12 + np.sum(np.square(A, dtype=np.float64), 1, where=harmonic)) / np.maximum(L, 1))
-        excitation, background = np.empty((len(L), 1), F32), np.empty((len(L), 1))
+        excitation, background = np.empty((2, len(L), 1))
         for f in range(len(L)):
-            # kept in float32, as in c2sim: rounding adds up over minutes
-            phase = float(self.excitation + F32(N) * Wo[f])
+            phase = float(self.excitation + F32(N) * Wo[f])  # float32, as in c2sim: rounding adds up over minutes
             self.excitation = excitation[f] = F32(phase - TWO_PI * math.floor(F32(phase / TWO_PI + 0.5)))
             if level[f] < BACKGROUND_DB and not voiced[f]:
                 self.background = 0.9 * self.background + 0.1 * level[f]
@@ -441,10 +402,14 @@ class Phases:
         hidden = self.postfilter & (10 ** ((background + 6) / 20) > A)
         noise = harmonic & np.where(voiced, hidden, self.phase0)  # harmonics that get a random phase
         random = np.zeros(A.shape, F32)
-        # drawn frame by frame, m ascending
-        random[noise] = TWO_PI / 32767 * self.random(np.count_nonzero(noise))
+        random[noise] = TWO_PI / 32767 * self.random(np.count_nonzero(noise))  # frame by frame, m ascending
         if self.phase0:
-            model = np.where(voiced, (M * excitation).astype(F32), random) + vocal_tract_phases(Wo, L, A).astype(F32)
+            # the vocal tract filter has the minimum phase that fits the amplitudes
+            A_dB = 20 * np.log10(np.maximum(A, 1e-10, dtype=np.float64))
+            theta = harmonics_to_grid(PHASE_HZ, Wo, L, A_dB) @ MINIMUM_PHASE
+            bins = (np.float64(M.astype(F32) * Wo[:, None]) * (128 / TWO_PI) + 0.5).astype(F32).astype(int)  # f32: ties
+            model = np.where(voiced, (M * excitation).astype(F32), random)
+            model += np.take_along_axis(theta, np.minimum(bins, 64), axis=1).astype(F32)
             phi[:] = np.where(harmonic, model - F32(TWO_PI) * np.rint(model / F32(TWO_PI)), 0)
         phi[noise & voiced] = random[noise & voiced]
 
@@ -469,38 +434,39 @@ def synthesise(records, tail):
 def main(argv=None):
     args = parse_args(argv)
     if args.modelin:
-        chunks = read_model(args.modelin)
+        codec2_model.check(args.modelin, *codec2_model.read(args.modelin)[:3])
+        model = np.memmap(args.modelin, RECORD, "r")
+        chunks = ((np.array(model[start : start + CHUNK]), None) for start in range(0, len(model), CHUNK))
     else:
         speech = read_speech(args.input)
         chunks = analyse(speech, need_model=bool(args.rateK or args.modelout or args.out))
     if args.rateKin:
-        rate_K_in, nb_frames = codec2_model.read_rate_K(args.rateKin, K), -(-len(speech) // N)
-        codec2_model.check_rate_K(args.rateKin, rate_K_in)
-        if len(rate_K_in) != nb_frames:
-            why = f"{len(rate_K_in)} vectors, expected {nb_frames}, the frames of {args.input}"
-            raise FormatError(f"{args.rateKin}: {why}")
+        rate_K = codec2_model.read_rate_K(args.rateKin, K)
+        codec2_model.check_rate_K(args.rateKin, rate_K)
+        nb = -(-len(speech) // N)
+        if len(rate_K) != nb:
+            raise FormatError(f"{args.rateKin}: {len(rate_K)} vectors, expected {nb}, the frames of {args.input}")
     phases, tail, kept = Phases(args.phase0, args.postfilter), np.zeros((1, N)), 0
     with contextlib.ExitStack() as stack:
         names = [name for name in ("bands", "rateKout", "modelout", "out") if getattr(args, name)]
-        write = {name: create(getattr(args, name), stack, is_speech=name == "out") for name in names}
-        for start, (records, bands) in zip(itertools.count(0, CHUNK), chunks):
+        write = {name: create(getattr(args, name), stack, is_speech=(name == "out")) for name in names}
+        for i, (records, bands) in enumerate(chunks):
             if args.rateK:
                 vectors = rate_L_to_K(records["Wo"], records["L"], records["A"])
                 if args.rateKout:
                     write["rateKout"](vectors.data)
                 if args.rateKin:
-                    vectors = sharpened(rate_K_in[start : start + CHUNK])
+                    vectors = sharpened(rate_K[i * CHUNK : (i + 1) * CHUNK])
                 records["A"] = rate_K_to_L(vectors, records["Wo"], records["L"])
             if args.phase0 or args.postfilter:
                 phases(records)
             if args.out:
                 samples, tail = synthesise(records, tail)
                 write["out"](samples.data)
-            keep = slice(None)
+            keep = bands.mean(axis=1) > args.bands_lower if args.bands else slice(None)
             if args.bands:
-                keep = bands.mean(axis=1) > args.bands_lower  # never so for digital silence
                 write["bands"](bands[keep].data)
-                kept += np.count_nonzero(keep)
+                kept += np.count_nonzero(keep)  # digital silence never is
             if args.modelout:
                 write["modelout"](records[keep].data)
         if args.bands and not kept:
