@@ -15,9 +15,11 @@ Units: Wo rad/sample at 8 kHz; A linear, as c2sim writes it; phi rad; rate K vec
 import argparse
 import contextlib
 import errno
+import json
 import os
 import stat
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +193,31 @@ def from_bins(spectrum, Wo, L):
     bins = harmonic_bins(Wo, spectrum.shape[1])
     A = 10 ** (np.take_along_axis(np.asarray(spectrum, np.float64), bins, axis=1) / 20)
     return np.where(harmonic_mask(L), A, 0).astype(np.float32)
+
+
+# ---------------------------------------------------------------- networks
+
+
+def write_network(network, options, filename):
+    """Write a Keras network and, as options.json in the same archive, the options that tell how to use it."""
+    with replacing(filename) as new:
+        network.save(new)
+        with zipfile.ZipFile(new, "a") as archive:
+            archive.writestr("options.json", json.dumps(options))
+
+
+def read_options(filename, scripts):
+    """Options of a network that one of the scripts has written; FormatError when it is not such a network."""
+    with open(filename, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                options = json.loads(archive.read("options.json"))
+            known = options["script"] in scripts
+        except Exception:  # a broken archive has many ways to be one
+            known = False
+    if not known:
+        raise FormatError(f"{filename}: expected a network of {' or '.join(scripts)}")
+    return options
 
 
 # ---------------------------------------------------------------- how scripts write files and report bad ones

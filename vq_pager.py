@@ -12,6 +12,7 @@ The scripts that train and run networks show their figures and pages through sho
 """
 
 import argparse
+import io
 import os
 
 import numpy as np
@@ -109,6 +110,51 @@ class Pager:
         import matplotlib.pyplot as plt
 
         plt.close("all")
+
+
+class Film:
+    """Axes that draw(axes, …) fills again and again: live in a window, or as an animated GIF."""
+
+    def __init__(self, draw, name, plot_dir, shape):
+        import matplotlib.pyplot as plt
+
+        rows, columns = shape
+        self.fig, self.axes = plt.subplots(rows, columns, figsize=(5 * columns, 4.5 * rows))
+        self.fig.subplots_adjust(0.15 / columns, 0.12 / rows, 1 - 0.03 / columns, 1 - 0.08 / rows, 0.25, 0.25)
+        self.draw, self.name, self.plot_dir, self.frames = draw, name, plot_dir, []
+        self.live = on_screen(self.fig, plot_dir)
+
+    def shoot(self, *what):
+        import matplotlib.pyplot as plt
+        from PIL import Image
+
+        if self.live and not plt.fignum_exists(self.fig.number):
+            return  # the window was closed: go on without
+        for ax in self.axes.flat:
+            for artist in (*ax.lines, *ax.images, *ax.patches):  # ax.clear() drops the ticks too, which is slow
+                artist.remove()
+        self.draw(self.axes, *what)
+        if self.live:
+            plt.pause(0.01)
+            return
+        picture = io.BytesIO()
+        self.fig.savefig(picture, dpi=70, pil_kwargs={"compress_level": 1})
+        self.frames.append(Image.open(picture).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE))
+
+    def show(self):
+        """Leave the window open until it is closed, or write the GIF, and the last frame as PNG."""
+        import matplotlib.pyplot as plt
+
+        if self.live:
+            plt.show()
+            return
+        if self.frames:
+            filename = os.path.join(self.plot_dir or ".", f"{self.name}.gif")
+            durations = [150] * (len(self.frames) - 1) + [3000]  # ms
+            with codec2_model.replacing(filename) as new:
+                self.frames[0].save(new, save_all=True, append_images=self.frames[1:], duration=durations, loop=0)
+            print(f"plot: {filename}")
+        show({self.name: self.fig}, self.plot_dir)
 
 
 # ---------------------------------------------------------------- command line

@@ -12,7 +12,7 @@ COPIES = {  # scripts that may have them: names; others may mean what a script l
     DEMOS + RATE_K: ("VectorQuantizer", "spread"),
     DEMOS: (
         *("make_data", "shannon_bound", "prepare", "train", "Watch", "quantise", "distortion", "kmeans"),
-        *("Plane", "draw_distortion", "Film"),
+        *("Plane", "draw_distortion"),
     ),
     TRAINERS: (
         *("band_hz", "fit_baseline", "RandomResponse", "filtered_bands", "sparse_loss"),

@@ -1,0 +1,585 @@
+#!/usr/bin/env python3
+"""Train a VQ-VAE that sends rate K vectors over a channel: two conv1D layers each side, a two stage quantiser between.
+
+Usage:
+    ./c2sim.py train.raw --bands train.f32 --bands_lower 10
+    ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras --vqout vq          # K = 14, 22 bits every 20 ms: 1100 bit/s
+    ./vq_vae_ratek_conv1d.py train.f32 --vq_stages 1                        # 550 bit/s
+    ./vq_vae_ratek_conv1d.py speech.f32 --nnin vq.keras --testout speech_vq.f32 --indexout speech.npy  # no training
+
+The encoder turns chunks of frames into one vector every --dec frames, the quantiser makes one index a stage of it, and
+the decoder turns the sum of the codewords back into --dec frames.  Beside it stands the multi-stage VQ that speech
+coders have used for decades, at the same bit rate: every --dec-th vector quantised, straight lines between, codebooks
+trained by k-means on the same randomly filtered speech.  Both search the stages together (m-best).
+
+Expected: 22 minutes of speech, K = 14, 1100 bit/s, TODO.
+
+Units: features in dB, float32 [frames][K]; errors in dB².
+"""
+
+import argparse
+import os
+import signal
+
+import numpy as np
+from scipy.cluster.vq import kmeans2, vq
+
+import c2sim
+import codec2_model
+import vq_pager
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+SCRIPT = "vq_vae_ratek_conv1d"
+BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
+HIDDEN, KERNEL = 128, 5  # channels and frames of the hidden conv1D layers
+SCALE_DB = 15  # vectors are divided by this for the network: about their standard deviation
+CHUNK, HOP = 32, 15  # frames of a training chunk, and from one to the next
+BATCH = 32  # chunks
+BETA = 0.25  # weight of the commitment loss
+LEARNING_RATE = 2e-3  # falls to 0 along a cosine
+DECAY = 0.99  # of the moving averages that the codebooks follow
+GAIN_DB, FILTER_DB = 6, 3  # training data is amplified and filtered at random, smoothly with this rms …
+CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.15  # … and with cutoffs, at most so many dB/Hz and dB, in some chunks
+FLOOR_DB = -20  # rounding to 16 bit leaves so much in a band
+BLOCK, REACH = 4096, 16  # frames that are coded at a time, and more than those that one coded frame depends on
+KMEANS = 60_000  # vectors that the classical codebooks are trained on
+START = 20_000  # vectors that codebooks are started from
+LOOK_FRAMES, MAX_LOOKS = 16384, 10  # frames and times that training is looked at
+MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
+
+# ---------------------------------------------------------------- arguments
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Train a two stage VQ-VAE on rate K vectors.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    positive = codec2_model.positive
+    group = parser.add_argument_group("data")
+    group.add_argument("features", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
+    group.add_argument("--test", metavar="F32", help="another file that is never trained on")
+    group.add_argument("--eband_K", type=positive, default=14, metavar="K", help="values in a vector")
+    group.add_argument("--nb_samples", type=positive, metavar="N", help="use the first N frames of FEATURES")
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--dec", type=int, default=2, choices=(1, 2, 4), help="frames that a quantised vector stands for"
+    )
+    group.add_argument("--num_embedding", type=positive, default=2048, metavar="M", help="codewords of a stage")
+    group.add_argument("--embedding_dim", type=positive, default=16, metavar="D", help="size of a quantised vector")
+    group.add_argument("--vq_stages", type=int, default=2, choices=(1, 2), help="stages of the quantiser")
+    group.add_argument(
+        "--mbest", type=positive, default=4, metavar="N", help="candidates that stage 1 hands to stage 2"
+    )
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive, default=50, metavar="N", help="passes through the training chunks")
+    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
+    group.add_argument("--nnin", metavar="NET", help="use this network and its options; nothing is trained")
+    group = parser.add_argument_group("output")
+    group.add_argument("--nnout", default="vq_vae_ratek_conv1d.keras", metavar="NET", help="write the network here")
+    group.add_argument("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32 and STEM_2.f32")
+    group.add_argument("--testout", metavar="F32", help="write decoded vectors of --test, or else of FEATURES")
+    group.add_argument("--indexout", metavar="NPY", help="write the indices that are sent for them [vectors][stages]")
+    group.add_argument("--noplots", action="store_true", help="print figures only")
+    group.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    args = parser.parse_args()
+    if args.num_embedding < 2 or args.seed < 0:
+        parser.error("--num_embedding must be 2 or more, --seed not negative")
+    return args
+
+
+# ---------------------------------------------------------------- data
+
+
+def read_vectors(filename, K, nb_samples=None):
+    """Rate K vectors [n][K] in dB."""
+    x = codec2_model.read_rate_K(filename, K, nb_samples)
+    codec2_model.check_rate_K(filename, x)
+    return np.array(x)
+
+
+def prepare(args):
+    """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
+    for filename in (args.nnout, args.vqout, args.testout, args.indexout):
+        codec2_model.check_folder(filename or "file")
+    if args.nnin:
+        options = codec2_model.read_options(args.nnin, [SCRIPT])
+        if options["eband_K"] != args.eband_K:
+            why = f"a network for --eband_K {options['eband_K']}, not {args.eband_K}"
+            raise codec2_model.FormatError(f"{args.nnin}: {why}")
+        args.dec, args.num_embedding, args.vq_stages = (options[k] for k in ("dec", "num_embedding", "vq_stages"))
+    x = read_vectors(args.features, args.eband_K, args.nb_samples)
+    if not args.nnin:
+        nb_train = (len(x) - len(x) // 10) // args.dec
+        if nb_train < args.num_embedding:
+            why = f"{nb_train} training vectors, expected at least --num_embedding {args.num_embedding}"
+            raise codec2_model.FormatError(f"{args.features}: {why}")
+        if len(x) < MIN_FRAMES:
+            raise codec2_model.FormatError(f"{args.features}: {len(x)} frames, expected at least {MIN_FRAMES}")
+    return x, read_vectors(args.test, args.eband_K) if args.test else None
+
+
+if __name__ == "__main__":
+    codec2_model.plain_errors()
+    ARGS = parse_args()
+    DATA, TEST = prepare(ARGS)
+
+import keras
+from keras import layers, ops
+
+# ---------------------------------------------------------------- quantiser
+
+
+def spread(x, M, rng, candidates=8):
+    """Start of a codebook [M][dim], and what it leaves over of the vectors x [n][dim] when every one takes the nearest.
+
+    The codewords are vectors far from those already taken: of some that are drawn with probabilities that rise with the
+    squared distance, the one that lowers the total distance most (greedy k-means++).
+    """
+    residual = x - x[rng.integers(len(x))]
+    codebook = [x[0] - residual[0]]
+    distance = np.sum(residual**2, axis=1, dtype=np.float64)
+    while len(codebook) < M:
+        p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
+        drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]
+        to_drawn = np.sum(drawn**2, axis=1)[:, None] - 2 * drawn @ x.T + np.sum(x**2, axis=1)
+        codebook.append(drawn[np.argmin(np.minimum(to_drawn, distance).sum(axis=1))])
+        new = x - codebook[-1]
+        new_distance = np.sum(new**2, axis=1)
+        closer = new_distance < distance
+        residual[closer], distance[closer] = new[closer], new_distance[closer]
+    return np.stack(codebook), residual
+
+
+@keras.saving.register_keras_serializable("codec2")
+class VectorQuantizer(layers.Layer):
+    """Vectors [..., dim] become the sum of one codeword of each stage; a stage quantises what those before leave over.
+
+    Gradients pass as if the layer were not there (straight-through estimator), which leaves none for the codebooks.  So
+    it has two loss terms of its own: codebook_loss pulls the codewords to the vector, commitment_loss the vector to the
+    codewords.  With `decay` (say 0.99) the codebooks follow moving averages instead of codebook_loss, and a codeword
+    that is not used starts again elsewhere.  An m-best search keeps so many candidates from stage to stage.
+
+    Vector [0.9, 0], codewords [0, 0] and [1, 0], beta 0.25: output [1, 0], losses 0.005 and 0.00125.
+    """
+
+    def __init__(self, num_embedding, embedding_dim, stages=1, m_best=1, beta=0.25, decay=None, **kwargs):
+        super().__init__(**kwargs)
+        self.M, self.dim, self.stages, self.m_best = num_embedding, embedding_dim, stages, m_best
+        self.beta, self.decay = beta, decay
+        self.codebooks = self.add_weight((stages, self.M, self.dim), trainable=decay is None, name="codebooks")
+        if decay is not None:
+            self.counts = self.add_weight((stages, self.M), "ones", trainable=False, name="counts")
+            self.random = keras.random.SeedGenerator(1)
+
+    def get_config(self):
+        names = {"num_embedding": self.M, "embedding_dim": self.dim, "stages": self.stages, "m_best": self.m_best}
+        return {**super().get_config(), **names, "beta": self.beta, "decay": self.decay}
+
+    def start(self, x, rng):
+        """Start the codebooks from vectors x [n][dim], each stage from what the ones before leave over."""
+        codebooks = []
+        for _ in range(self.stages):
+            codebook, x = spread(x, self.M, rng)
+            codebooks.append(codebook)
+        self.codebooks.assign(np.stack(codebooks))
+
+    def search(self, x):
+        """Indices [..., stages] of the codewords whose sum is nearest to x [..., dim], or near it (m-best search)."""
+        residual = ops.reshape(x, (-1, 1, self.dim))  # [n][candidates][dim]
+        indices = ops.zeros((ops.shape(residual)[0], 1, 0), "int32")  # [n][candidates][stages so far]
+        for stage in range(self.stages):
+            codebook = self.codebooks[stage]
+            distance = ops.sum(ops.square(codebook), axis=1) - 2 * ops.matmul(residual, ops.transpose(codebook))
+            distance = distance + ops.sum(ops.square(residual), axis=2, keepdims=True)  # [n][candidates][M]
+            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
+            if stage + 1 < self.stages:
+                best = ops.top_k(-distance, min(self.m_best, distance.shape[1]))[1]
+            else:
+                best = ops.argmin(distance, axis=1, keepdims=True)
+            best = ops.cast(best, "int32")
+            index, parent = best % self.M, (best // self.M)[:, :, None]
+            residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(codebook, index, axis=0)
+            indices = ops.concatenate([ops.take_along_axis(indices, parent, axis=1), index[:, :, None]], axis=2)
+        return ops.reshape(indices, (*ops.shape(x)[:-1], self.stages))
+
+    def decode(self, indices):
+        """Vectors [..., dim] that these indices [..., stages] stand for."""
+        return sum(ops.take(self.codebooks[stage], indices[..., stage], axis=0) for stage in range(self.stages))
+
+    def call(self, x, training=False):
+        indices = self.search(x)
+        quantized = self.decode(indices)
+        commitment_loss = self.beta * ops.mean(ops.square(x - ops.stop_gradient(quantized)))
+        self.add_loss(commitment_loss)
+        if self.decay is None:
+            codebook_loss = ops.mean(ops.square(ops.stop_gradient(x) - quantized))
+            self.add_loss(codebook_loss)
+        elif training:
+            self.follow(ops.reshape(x - quantized, (-1, self.dim)), ops.reshape(indices, (-1, self.stages)))
+        return ops.stop_gradient(quantized) + (x - ops.stop_gradient(x))  # adds 0, so that the value stays exact
+
+    def follow(self, error, indices):
+        """Move the codewords to moving averages of what they ought to have been; error [n][dim] is what was left."""
+        codebooks, counts = [], []
+        for stage in range(self.stages):
+            index = indices[:, stage]
+            wanted = error + ops.take(self.codebooks[stage], index, axis=0)
+            now = ops.segment_sum(ops.ones_like(error[:, 0]), index, self.M)
+            count = self.decay * self.counts[stage] + (1 - self.decay) * now
+            step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
+            codebook = self.codebooks[stage] + step
+            error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
+            unused = count < 0.03 * ops.mean(count)
+            drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
+            codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
+            counts.append(ops.where(unused, ops.mean(count), count))
+        self.codebooks.assign(ops.stack(codebooks))
+        self.counts.assign(ops.stack(counts))
+
+
+# ---------------------------------------------------------------- network
+
+
+def element_hz(K):
+    """Frequencies of the K values of a vector; of another K it is only known that they are spread over 0…4 kHz."""
+    return {14: BAND_HZ, 20: c2sim.RATE_K_HZ}.get(K, np.linspace(0, 4000, K))
+
+
+def build_network(mean, args):
+    """Network from vectors [n][frames][K] to what the VQ-VAE and the classical quantiser make of them.
+
+    `mean` [K] is that of the training vectors.  Layers: encoder, quantizer, decoder, classical (quantises every frame).
+    """
+    K, D, dec = args.eband_K, args.embedding_dim, args.dec
+    variance = np.full(K, SCALE_DB**2)
+    shared = {"num_embedding": args.num_embedding, "stages": args.vq_stages, "m_best": args.mbest}
+    inputs = keras.Input((None, K))
+    encoder = [
+        layers.Normalization(mean=mean, variance=variance),
+        layers.Conv1D(HIDDEN, KERNEL, padding="same", activation="gelu"),
+        layers.Conv1D(D, KERNEL, strides=dec, padding="same"),
+    ]
+    decoder = [
+        layers.Conv1DTranspose(HIDDEN, KERNEL, strides=dec, padding="same", activation="gelu"),
+        layers.Conv1D(K, KERNEL, padding="same"),
+        layers.Normalization(mean=mean, variance=variance, invert=True),
+    ]
+    z_e = keras.Sequential(encoder, name="encoder")(inputs)  # [n][frames / dec][D]
+    z_q = VectorQuantizer(embedding_dim=D, decay=DECAY, name="quantizer", **shared)(z_e)
+    x_hat = keras.Sequential(decoder, name="decoder")(z_q)
+    classical = VectorQuantizer(embedding_dim=K, decay=DECAY, name="classical", **shared)(inputs)
+    return keras.Model(inputs, [x_hat, classical])
+
+
+class RandomFilter(layers.Layer):
+    """Chunks [n][frames][K] in dB as another microphone, room or radio would have them; unchanged when not training.
+
+    A gain and three cosines over frequency with random weights; in some chunks a low pass, in some a high pass.
+    """
+
+    def __init__(self, hz, seed):
+        super().__init__()
+        self.hz, self.random = np.array(hz, np.float32), keras.random.SeedGenerator(seed)
+
+    def call(self, chunks, training=False):
+        if not training:
+            return chunks
+        n = ops.shape(chunks)[0]
+
+        def uniform(low, high):
+            return keras.random.uniform((n, 1, 1), low, high, seed=self.random)
+
+        def slope():
+            return ops.maximum(uniform(CUTOFF_SLOPE * (1 - 1 / CUTOFFS), CUTOFF_SLOPE), 0)
+
+        cosines = np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, len(self.hz)))).astype(np.float32)
+        weights = keras.random.normal((n, 1, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
+        response = ops.matmul(weights, cosines) + uniform(-GAIN_DB, GAIN_DB)
+        above = ops.maximum(self.hz - uniform(2400, 4000), 0) * slope()
+        below = ops.maximum(uniform(0, 500) - self.hz, 0) * slope()
+        return ops.maximum(chunks + response - ops.minimum(above, CUTOFF_DB) - ops.minimum(below, CUTOFF_DB), FLOOR_DB)
+
+
+# ---------------------------------------------------------------- training
+
+
+class Watch(keras.callbacks.Callback):
+    """A line an epoch, and a closer look after some.  The first Ctrl-C ends training after the step that is running."""
+
+    def __init__(self, network, parts, film, args):
+        super().__init__()
+        self.network, self.film, self.args = network, film, args
+        self.train_part, self.held_part = parts["train"][-LOOK_FRAMES:], parts["held-out"][:LOOK_FRAMES]
+        self.epochs, self.sd, self.held_sd, self.error, self.usage = [], [], [], [], []  # one for each look
+
+    def on_train_begin(self, logs=None):
+        signal.signal(signal.SIGINT, self.stop)
+
+    def stop(self, *_):
+        print("stopping, Ctrl-C again aborts")
+        self.model.stop_training = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_epoch_end(self, epoch, logs):
+        line = f"epoch {epoch + 1}/{self.args.epochs}: loss {logs['loss']:.4f}"
+        last = self.model.stop_training or epoch + 1 == self.args.epochs
+        if last or epoch % -(-self.args.epochs // MAX_LOOKS) == 0:
+            self.look(epoch + 1)
+            line += f", SD train {self.sd[-1]:.2f}, held-out {self.held_sd[-1]:.2f} dB²"
+        print(line)
+
+    def on_train_end(self, logs=None):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def look(self, epoch):
+        """Measure SD in dB², mean squared quantisation error, usage [stages][M]; take a picture of it all."""
+        z_e, indices, x_hat = code(self.network, self.train_part, self.args.dec)
+        held_hat = code(self.network, self.held_part, self.args.dec)[-1]
+        z_q = ops.convert_to_numpy(self.network.get_layer("quantizer").decode(indices))
+        self.epochs.append(epoch)
+        self.sd.append(distortion(self.train_part, x_hat).mean())
+        self.held_sd.append(distortion(self.held_part, held_hat).mean())
+        self.error.append(np.mean((z_e - z_q) ** 2))
+        self.usage.append(usage(indices, self.args.num_embedding))
+        if self.film:
+            self.film.shoot(self, z_e, indices)
+
+
+def train_classical(quantizer, chunks, args, rng):
+    """Train the classical codebooks, by k-means stage by stage, on vectors of chunks that are filtered at random."""
+    nb_chunks = min(len(chunks), KMEANS // CHUNK)
+    some = chunks[rng.permutation(len(chunks))[:nb_chunks]]
+    random_filter = RandomFilter(element_hz(args.eband_K), args.seed)
+    residual = ops.convert_to_numpy(random_filter(some, training=True)).reshape(-1, args.eband_K)
+    codebooks = []
+    for _ in range(args.vq_stages):
+        start = spread(residual[:START], args.num_embedding, rng)[0]
+        codebooks.append(kmeans2(residual, start, iter=20, minit="matrix")[0])
+        residual = residual - codebooks[-1][vq(residual, codebooks[-1])[0]]
+    quantizer.codebooks.assign(np.stack(codebooks))
+
+
+def train(network, chunks, watch, args, rng):
+    """Fit encoder, codebooks and decoder to chunks [n][CHUNK][K], filtered at random."""
+    encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
+    inputs = keras.Input(chunks.shape[1:])
+    filtered = RandomFilter(element_hz(args.eband_K), args.seed)(inputs)
+    z_e = encoder(filtered)
+
+    def fit(z, rate, epochs, callbacks):
+        estimate = decoder(z) - filtered + inputs  # to compare with inputs
+        model = keras.Model(inputs, estimate)
+        model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=16)
+        model.fit(chunks, chunks, batch_size=BATCH, epochs=epochs, callbacks=callbacks, verbose=0)
+
+    fit(z_e, LEARNING_RATE, 1, [])  # without the quantiser, so that the codebooks start where vectors will be
+    some = chunks[rng.permutation(len(chunks))[: START // CHUNK * args.dec]]
+    quantizer.start(ops.convert_to_numpy(encoder(some)).reshape(-1, args.embedding_dim), rng)
+    steps = -(-len(chunks) // BATCH) * args.epochs
+    fit(quantizer(z_e), keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps), args.epochs, [watch])
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def encode(network, x, dec):
+    """Encoder output [vectors][D] for frames x [n][K], a vector every `dec` frames, block by block.
+
+    Blocks overlap by more than what a vector depends on, so that they leave no seams.  The last frame is repeated.
+    """
+    encoder = network.get_layer("encoder")
+    x = np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge")
+    blocks = []
+    for start in range(0, len(x), BLOCK):
+        first = max(start - REACH, 0)
+        z = encoder(x[None, first : start + BLOCK + REACH])[0, (start - first) // dec :]
+        blocks.append(ops.convert_to_numpy(z[: BLOCK // dec]))
+    return np.concatenate(blocks)
+
+
+def search(quantizer, z):
+    """Indices [n][stages] for vectors z [n][dim], block by block."""
+    blocks = [ops.convert_to_numpy(quantizer.search(z[i : i + BLOCK])) for i in range(0, len(z), BLOCK)]
+    return np.concatenate(blocks)
+
+
+def decode(network, indices, dec):
+    """Frames [dec · vectors][K] that the receiver makes of indices [vectors][stages], block by block without seams."""
+    quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
+    block, reach, blocks = BLOCK // dec, REACH // dec, []
+    for start in range(0, len(indices), block):
+        first = max(start - reach, 0)
+        z = quantizer.decode(indices[first : start + block + reach])
+        blocks.append(ops.convert_to_numpy(decoder(z[None])[0, (start - first) * dec :][:BLOCK]))
+    return np.concatenate(blocks)
+
+
+def code(network, x, dec):
+    """What becomes of frames x [n][K]: z_e [vectors][D], indices [vectors][stages], x_hat [n][K]."""
+    z_e = encode(network, x, dec)
+    indices = search(network.get_layer("quantizer"), z_e)
+    return z_e, indices, decode(network, indices, dec)[: len(x)]
+
+
+def code_classically(network, x, dec):
+    """Frames [n][K] when every dec-th of x [n][K] is quantised and those between are on straight lines."""
+    quantizer = network.get_layer("classical")
+    sent = ops.convert_to_numpy(quantizer.decode(search(quantizer, x[::dec])))
+    position = np.arange(len(x)) / dec
+    last = position.astype(int)
+    weight = (position - last)[:, None].astype(np.float32)
+    return (1 - weight) * sent[last] + weight * sent[np.minimum(last + 1, len(sent) - 1)]
+
+
+def distortion(x, x_hat):
+    """SD of every frame [n] in dB²: [[0, 0], [1, 3]] and [[0, 2], [1, 3]] differ by 2 and 0."""
+    return np.mean(np.square(x - x_hat), axis=1)
+
+
+def usage(indices, M):
+    """How often each codeword is used [stages][M]."""
+    return np.stack([np.bincount(index, minlength=M) for index in indices.T])
+
+
+def evaluate(part, x, network, args):
+    """Print the figures of frames x [n][K]; returns SD of every frame {name: [n]}."""
+    _, indices, x_hat = code(network, x, args.dec)
+    sd = {"network": distortion(x, x_hat), "classical": distortion(x, code_classically(network, x, args.dec))}
+    for name, values in sd.items():
+        print(f"{part} {name} SD: {values.mean():.2f} dB²")
+    for stage, counts in enumerate(usage(indices, args.num_embedding)):
+        print(f"{part} codewords of stage {stage + 1} in use: {100 * np.mean(counts > 0):.1f} %")
+    print(f"{part} frames: {len(x)}")
+    return sd
+
+
+# ---------------------------------------------------------------- plots
+
+
+def draw_training(axes, watch, z_e, indices):
+    """Encoder space of each stage with its codewords, how often they are used, figures by epoch."""
+    codebooks = ops.convert_to_numpy(watch.network.get_layer("quantizer").codebooks)
+    for stage, ((space, used), codebook) in enumerate(zip(axes.T, codebooks, strict=False)):
+        mean = z_e.mean(axis=0)
+        principal = np.linalg.eigh(np.cov(z_e.T))[1][:, :-3:-1]  # the two with the largest eigenvalues
+        x, y = ((z_e - mean) @ principal).T
+        extent = np.percentile(x, [0.1, 99.9]), np.percentile(y, [0.1, 99.9])
+        density = np.histogram2d(x, y, 80, extent)[0]
+        space.imshow(np.sqrt(density.T), origin="lower", extent=np.ravel(extent), aspect="auto", cmap="Blues")
+        space.plot(*((codebook - mean) @ principal).T, ".", color="C1", markersize=3)
+        space.set(xlim=extent[0], ylim=extent[1], xlabel="principal axis 1", ylabel="principal axis 2")
+        space.set_title("encoder space, codewords" if stage == 0 else "what stage 1 leaves over, codewords")
+        used.plot(np.sort(watch.usage[-1][stage])[::-1], color="C0")
+        used.set(xlabel="codeword, most used first", ylabel="vectors", title=f"use of codebook {stage + 1}")
+        z_e = z_e - codebook[indices[:, stage]]
+    terms, share = axes[:, -1]
+    error = np.array(watch.error) * SCALE_DB**2
+    lines = {"reconstruction": watch.sd, "held-out": watch.held_sd, "codebook": error, "commitment": BETA * error}
+    for (name, values), style in zip(lines.items(), ("-C0", "-C1", "--k", ":k"), strict=True):
+        terms.semilogy(watch.epochs, values, style, label=name)
+    terms.set(
+        xlabel="epoch", ylabel="dB²", xlim=(0, watch.args.epochs), title=f"held-out SD {watch.held_sd[-1]:.2f} dB²"
+    )
+    terms.legend()
+    for stage, (counts, style) in enumerate(zip(np.moveaxis(watch.usage, 1, 0), ("-C0", "--C1"), strict=False)):
+        share.plot(watch.epochs, 100 * np.mean(counts > 0, axis=1), style, label=f"stage {stage + 1}")
+    share.set(xlabel="epoch", ylabel="codewords in use (%)", xlim=(0, watch.args.epochs), ylim=(0, 105))
+    share.legend()
+
+
+def plot_sd(sd):
+    """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
+    import matplotlib.pyplot as plt
+
+    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
+    bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
+    for i, (name, values) in reversed(list(enumerate(sd.items()))):
+        label = f"{name}, mean {values.mean():.1f} dB²"
+        histogram.hist(values, bins, histtype="step", color=f"C{i}", label=label)
+        by_frame.plot(values, color=f"C{i}", linewidth=0.6, label=label)
+    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
+    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
+    histogram.legend()
+    return fig
+
+
+def draw_frames(fig, first, x, x_hat):
+    """Sixteen consecutive frames from number `first` on, original and decoded."""
+    axes = fig.subplots(4, 4, sharex=True, sharey=True)
+    for f, ax in zip(range(first, min(first + 16, len(x))), axes.flat, strict=False):
+        ax.plot(x[f], "o-k", markersize=3, label="original")
+        ax.plot(x_hat[f], "s--C0", markersize=3, label="decoded")
+        ax.set_title(f"frame {f}, SD {np.mean((x[f] - x_hat[f]) ** 2):.1f} dB²", fontsize=9)
+    axes[0, 0].set_ylim(x.min() - 3, x.max() + 3)
+    axes[0, 0].legend()
+    fig.supxlabel("k")
+    fig.supylabel("dB")
+
+
+# ---------------------------------------------------------------- main
+
+
+def load(filename):
+    """Network that main() has saved; FormatError for one that cannot be used."""
+    try:
+        return keras.models.load_model(filename, compile=False)
+    except Exception as error:  # Keras has many words for a network that is broken
+        why = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
+        raise codec2_model.FormatError(f"{filename}: not a network that can be run: {why}") from None
+
+
+def main(args, x, test):
+    keras.utils.set_random_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    nb_train = len(x) - len(x) // 10
+    parts = {"train": x[:nb_train], "held-out": x[nb_train:]}
+    film = None
+    if args.nnin:
+        parts = {"file": x}
+        network = load(args.nnin)
+    else:
+        if not args.noplots:
+            film = vq_pager.Film(draw_training, f"{SCRIPT}_training", args.plot_dir, (2, args.vq_stages + 1))
+        network = build_network(parts["train"].mean(axis=0), args)
+        chunks = x[np.arange(0, nb_train - CHUNK + 1, HOP)[:, None] + np.arange(CHUNK)]
+        train_classical(network.get_layer("classical"), chunks, args, rng)
+        train(network, chunks, Watch(network, parts, film, args), args, rng)
+        codec2_model.write_network(network, {**vars(args), "script": SCRIPT}, args.nnout)
+    quantizers = network.get_layer("quantizer"), network.get_layer("classical")
+    for quantizer in quantizers:
+        quantizer.m_best = args.mbest
+    if args.vqout:
+        for stage, codebook in enumerate(ops.convert_to_numpy(quantizers[0].codebooks)):
+            codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
+
+    bits = args.vq_stages * np.log2(args.num_embedding)
+    print(f"bits: {bits:g} per vector")
+    print(f"bit rate: {bits / (args.dec * codec2_model.FRAME_S):g} bit/s")
+    if test is not None:
+        parts["test"] = test
+    for part, frames in parts.items():
+        sd = evaluate(part, frames, network, args)
+    x = x if test is None else test
+    _, indices, x_hat = code(network, x, args.dec)
+    if args.testout:
+        codec2_model.write_rate_K(x_hat, args.testout)
+    if args.indexout:
+        with codec2_model.replacing(args.indexout) as new, open(new, "wb") as file:
+            np.save(file, indices)
+    if film:
+        film.show()
+    if not args.noplots:
+        vq_pager.show({f"{SCRIPT}_sd": plot_sd(sd)}, args.plot_dir)
+        first = nb_train if "held-out" in parts and test is None else 0
+
+        def draw(fig, page):
+            draw_frames(fig, first + 16 * page, x, x_hat)
+
+        vq_pager.page_through(draw, -(-(len(x) - first) // 16), f"{SCRIPT}_frames", args.plot_dir, nb_png=2)
+    print(f"{sd['network'].mean():.2f}")
+
+
+if __name__ == "__main__":
+    main(ARGS, DATA, TEST)
