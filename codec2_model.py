@@ -136,7 +136,7 @@ def check_rate_K(filename, vectors, gain=10.0):
 def write_rate_K(vectors, filename):
     """Write vectors [n][K] as float32; also codebooks [M][dim].  The file appears whole or not at all."""
     with replacing(filename) as new:
-        np.ascontiguousarray(vectors, "<f4").tofile(new)
+        Path(new).write_bytes(np.ascontiguousarray(vectors, "<f4").data)
 
 
 def _map(filename, dtype, shape, what):
@@ -248,7 +248,7 @@ def plain_errors():
         elif issubclass(kind, BrokenPipeError):  # stdout went away, as with `| head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         elif issubclass(kind, OSError):
-            print(f"{script}: error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+            print(f"{script}: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         elif not issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
 
