@@ -194,7 +194,7 @@ def interrupted(epoch, times, folder):
     return subprocess.run(map(str, command), cwd=folder, env=ENV, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2])
+@pytest.mark.parametrize("epoch", [0, 2])  # for one in the middle see test_eband_train.py
 def test_ctrl_c_keeps_what_there_is(epoch, small, tmp_path):
     result = interrupted(epoch, 1, tmp_path)
     lines = result.stdout.splitlines()
@@ -303,14 +303,13 @@ def test_odd_names_links_and_one_frame(small, odd_speech, run, tmp_path):
     bands, model, out = folder / "Bänder 14.f32", folder / "日本 %s {x}.model", folder / "-heraus.model"
     assert_quiet(run("c2sim.py", link, "--bands", bands, "--bands_lower", 10, "--modelout", model))
     plots = folder / "Bilder"
-    options = ("--nb_samples", 400, "--epochs", 1, "--Wo", "--nnout", network, "--plot_dir", plots)
+    options = ("--nb_samples", 400, "--epochs", 1, "--Wo", "--nnout", network, "--noplots")
     assert_quiet(run("eband_train.py", bands, model, *options))
     assert network.is_symlink()
     assert_whole_network(linked)
-    assert (plots / "eband_train_loss.png").exists()
     assert_quiet(run("codec2_model.py", model, "--plot_dir", plots))
     assert_quiet(run("vq_pager.py", 14, bands, "--plot_dir", plots))
-    options = ("--nb_samples", 1, "--dec", 99999999999999999999, "--modelout", out, "--plot_dir", plots)
+    options = ("--nb_samples", 1, "--dec", 99999999999999999999, "--modelout", out, "--noplots")
     assert_quiet(run("eband_out.py", network, bands, model, *options))
     assert out.stat().st_size == 1300
     assert_quiet(run("c2sim.py", "--modelin", out, "-o", folder / "y.wav"))
