@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 import sys
@@ -50,7 +51,7 @@ def read(filename, max_nb_samples=None):
     Nothing but a few spread records is read, so that this takes milliseconds whatever the length; check() reads them
     all.  `max_nb_samples` keeps the first so many frames.  Raises FormatError, or OSError when it cannot be opened.
     """
-    records = _map(filename, RECORD, f"{RECORD.itemsize} byte model records")
+    records = _map(filename, RECORD, (), f"{RECORD.itemsize} byte model records")
     spots = np.unique(np.linspace(0, len(records) - 1, SPOT_CHECKS).astype(int))
     with open(filename, "rb", buffering=0) as file:  # the map would read megabytes ahead of every one
         seen = b"".join(os.pread(file.fileno(), RECORD.itemsize, spot * RECORD.itemsize) for spot in spots)
@@ -110,7 +111,7 @@ def read_rate_K(filename, K, max_nb_samples=None):
 
     Raises FormatError when K does not divide the file, OSError when it cannot be opened.
     """
-    return _map(filename, np.dtype(("<f4", K)), f"vectors of {K} floats")[:max_nb_samples]
+    return _map(filename, np.dtype("<f4"), (K,), f"vectors of {K} floats")[:max_nb_samples]
 
 
 def check_rate_K(filename, vectors, gain=10.0):
@@ -137,20 +138,20 @@ def check_rate_K(filename, vectors, gain=10.0):
 def write_rate_K(vectors, filename):
     """Write vectors [n][K] as float32; also codebooks [M][dim].  The file appears whole or not at all."""
     with replacing(filename) as new:
-        np.ascontiguousarray(vectors, "<f4").tofile(new)
+        Path(new).write_bytes(np.ascontiguousarray(vectors, "<f4").data)
 
 
-def _map(filename, dtype, what):
-    """Memory-map a whole file as records of `dtype`."""
+def _map(filename, dtype, shape, what):
+    """Memory-map a whole file as records, arrays of this `shape`."""
+    itemsize = dtype.itemsize * math.prod(shape)
     size = os.stat(filename).st_size
     if not stat.S_ISREG(os.stat(filename).st_mode):
         raise FormatError(f"{filename}: not a regular file, expected {what}")
     if size == 0:
         raise FormatError(f"{filename}: empty file, expected {what}")
-    if size % dtype.itemsize:
+    if size % itemsize:
         raise FormatError(f"{filename}: {size} bytes are not a whole number of {what}: truncated, or another kind?")
-    base, shape = (dtype.base, dtype.shape) if dtype.subdtype else (dtype, ())
-    return np.memmap(filename, base, "r", shape=(size // dtype.itemsize, *shape))
+    return np.memmap(filename, dtype, "r", shape=(size // itemsize, *shape))
 
 
 # ---------------------------------------------------------------- harmonics and bins
@@ -239,7 +240,8 @@ def replacing(filename):
         yield new
         os.replace(new, target)
     except OSError as error:  # a full disk does not say which file it was for
-        error.filename = error.filename or str(filename)
+        if error.filename is None or str(error.filename) == str(new):
+            error.filename = str(filename)
         raise
     finally:
         new.unlink(missing_ok=True)
@@ -273,7 +275,7 @@ def plain_errors():
         elif issubclass(kind, BrokenPipeError):  # stdout went away, as with `| head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         elif issubclass(kind, OSError):
-            print(f"{script}: error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+            print(f"{script}: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         elif not issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
 
@@ -307,7 +309,7 @@ def main(argv=None):
     power = np.zeros(len(Wo))  # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
     for start in range(0, len(Wo), CHUNK):
         part = slice(start, start + CHUNK)
-        power[part] = 2 * np.sum(A[part] ** 2.0, axis=1, where=harmonic_mask(L[part]))
+        power[part] = 2 * np.sum(np.square(A[part], dtype=np.float64), axis=1, where=harmonic_mask(L[part]))
     print(f"frames: {len(Wo)}")
     print(f"length: {len(Wo) * FRAME_S:.2f} s")
     print(f"F0: {F0_hz.min():.1f} to {F0_hz.max():.1f} Hz")

@@ -26,6 +26,7 @@ import vq_pager
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 K, MLFEAT = 20, 201  # floats in a newamp1 vector, and in a record of c2enc 700C --mlfeat
+SCRIPTS = ("eband_train", "ebanddec_train", "newamp1_train")  # whose networks run here
 F_CUTOFF_HZ = 3600  # figures over harmonics up to here
 
 # ---------------------------------------------------------------- arguments
@@ -69,13 +70,16 @@ def chunks(nb_frames):
 
 def read_options(filename):
     """Options that a network was trained with."""
-    try:
-        with zipfile.ZipFile(filename) as archive:
-            return json.loads(archive.read("options.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        raise codec2_model.FormatError(
-            f"{filename}: expected a network that one of the training scripts has written"
-        ) from None
+    with open(filename, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                options = json.loads(archive.read("options.json"))
+            known = options["script"] in SCRIPTS
+        except Exception:  # a broken archive has many ways to be one
+            known = False
+    if not known:
+        raise codec2_model.FormatError(f"{filename}: expected a network of {', '.join(SCRIPTS)}")
+    return options
 
 
 def read_vectors(features, model, nb_frames):
@@ -110,12 +114,15 @@ def load(args, options):
         raise codec2_model.FormatError(f"{args.network}: has --dec {options['dec']} of its own, expected no --dec")
     vectors, *records = (values[: args.nb_samples] for values in (vectors, *records))
     target = codec2_model.to_bins(*records[:3], options["width"], F_CUTOFF_HZ, options["Fs"])
+    if np.isnan(target).all():
+        raise codec2_model.FormatError(f"{args.model}: digital silence only, nothing to compare with")
     return decimate(vectors, args.dec), records, target
 
 
 def decimate(vectors, dec):
     """Vectors [n][K]: every dec-th is kept, the others are interpolated, and the last few repeat the last kept."""
     frame = np.arange(len(vectors))
+    dec = min(dec, len(vectors))
     last = frame // dec * dec
     following = np.minimum(last + dec, frame[-1] // dec * dec)
     weight = ((frame - last) / dec)[:, None].astype(np.float32)
@@ -127,7 +134,10 @@ def prepare(args):
     options = read_options(args.network)
     if args.modelout:
         codec2_model.check_folder(args.modelout)
-    return options, load(args, options)
+    data = load(args, options)
+    if args.plot_dir and not args.noplots:
+        os.makedirs(args.plot_dir, exist_ok=True)
+    return options, data
 
 
 if __name__ == "__main__":
@@ -253,9 +263,12 @@ def main(args, options, data):
     vectors, records, target = data
     try:
         network = keras.models.load_model(args.network, compile=False)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise codec2_model.FormatError(f"{args.network}: not a network that can be loaded: {error}") from None
-    estimates = estimators(network, options, vectors, records, target)
+        estimates = estimators(network, options, vectors, records, target)
+        for estimate in estimates.values():
+            estimate(slice(0, 1)).reshape(1, options["width"])
+    except Exception as error:  # Keras has many words for a network that is broken, or of another shape
+        why = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
+        raise codec2_model.FormatError(f"{args.network}: not a network that can be run: {why}") from None
     sd = evaluate("file", target, estimates)
     if args.modelout:
         Wo, L, A, phi, voiced = records

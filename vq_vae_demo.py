@@ -62,8 +62,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not 2 <= args.num_embedding <= args.nb_samples:
         parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
-    if args.seed < 0:
-        parser.error("--seed must not be negative")
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed must be a number of 32 bits, not negative")
     if args.decay is not None and not 0 <= args.decay < 1:
         parser.error("--decay must be 0 or more, and less than 1")
     return args
