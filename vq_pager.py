@@ -112,6 +112,56 @@ class Pager:
         plt.close("all")
 
 
+def page_vectors(files, start, name, plot_dir, nb_png=MAX_PNG_PAGES):
+    """Turn pages of 16 vectors from number `start` on; files {name: [n][K]} are drawn over each other."""
+    vectors = next(iter(files.values()))
+    nb_vectors, K = vectors.shape
+    low, high = min(x.min() for x in files.values()), max(x.max() for x in files.values())
+    margin = 0.05 * (high - low) or 1
+
+    def draw(fig, page):
+        first = start + page * ROWS * COLUMNS
+        last = min(first + ROWS * COLUMNS, nb_vectors)
+        fig.subplots_adjust(0.07, 0.08, 0.98, 0.91, wspace=0.08, hspace=0.25)
+        axes = fig.subplots(ROWS, COLUMNS, sharex=True, sharey=True)
+        axes[0, 0].locator_params(nbins=5)
+        for n, ax in zip(range(first, last), axes.flat, strict=False):
+            for (label, vectors), style in zip(files.items(), ("o-C0", "s--C1"), strict=False):
+                if n < len(vectors):
+                    ax.plot(np.arange(K), vectors[n], style, markersize=3, label=label)
+            ax.set_title(f"{n}", fontsize=9, pad=2)
+            ax.grid(alpha=0.3)
+        for ax in axes.flat[max(last - first - COLUMNS, 0) : last - first]:
+            ax.tick_params(labelbottom=True)  # of a short page as well
+        for ax in axes.flat[last - first :]:
+            ax.set_visible(False)
+        axes[0, 0].set_ylim(low - margin, high + margin)
+        fig.supxlabel("k")
+        fig.supylabel("dB")
+        fig.suptitle(f"{' and '.join(files)}: vectors {first} to {last - 1} of {nb_vectors}")
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8)
+        print(f"shown: {first} to {last - 1}")
+
+    # a constrained layout takes a second a page
+    page_through(draw, -(-(nb_vectors - start) // (ROWS * COLUMNS)), name, plot_dir, nb_png, layout=None)
+
+
+def plot_sd(sd):
+    """Histograms of SD {name: [n]} in dB² without the worst frames, and SD frame by frame."""
+    import matplotlib.pyplot as plt
+
+    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
+    bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
+    for i, (name, values) in reversed(list(enumerate(sd.items()))):
+        label = f"{name}, mean {values.mean():.1f} dB²"
+        histogram.hist(values, bins, histtype="step", color=f"C{i}", label=label)
+        by_frame.plot(values, color=f"C{i}", linewidth=0.6, label=label)
+    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
+    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
+    histogram.legend()
+    return fig
+
+
 class Film:
     """Axes that draw(axes, …) fills again and again: live in a window, or as an animated GIF."""
 
@@ -187,33 +237,7 @@ def main():
     print(f"vectors: {nb_vectors}")
     print(f"range: {ranges[0][0]:.2f} to {ranges[0][1]:.2f} dB")
 
-    low, high = np.min(ranges), np.max(ranges)
-    margin = 0.05 * (high - low) or 1
-
-    def draw(fig, page):
-        first = args.start + page * ROWS * COLUMNS
-        last = min(first + ROWS * COLUMNS, nb_vectors)
-        fig.subplots_adjust(0.07, 0.08, 0.98, 0.91, wspace=0.08, hspace=0.25)
-        axes = fig.subplots(ROWS, COLUMNS, sharex=True, sharey=True)
-        axes[0, 0].locator_params(nbins=5)
-        for n, ax in zip(range(first, last), axes.flat, strict=False):
-            for vectors, style in zip(files, ("o-C0", "s--C1"), strict=False):
-                if n < len(vectors):
-                    ax.plot(np.arange(args.K), vectors[n], style, markersize=3)
-            ax.set_title(f"{n}", fontsize=9, pad=2)
-            ax.grid(alpha=0.3)
-        for ax in axes.flat[max(last - first - COLUMNS, 0) : last - first]:
-            ax.tick_params(labelbottom=True)  # of a short page as well
-        for ax in axes.flat[last - first :]:
-            ax.set_visible(False)
-        axes[0, 0].set_ylim(low - margin, high + margin)
-        fig.supxlabel("k")
-        fig.supylabel("dB")
-        fig.suptitle(f"{' and '.join(names)}: vectors {first} to {last - 1} of {nb_vectors}")
-        print(f"shown: {first} to {last - 1}")
-
-    nb_pages = -(-(nb_vectors - args.start) // (ROWS * COLUMNS))
-    page_through(draw, nb_pages, "vq_pager", args.plot_dir, layout=None)  # a constrained one takes a second a page
+    page_vectors(dict(zip(names, files, strict=True)), args.start, "vq_pager", args.plot_dir)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ Usage:
     ./vq_vae_ratek_conv1d.py train.f32 --vq_stages 1                        # 550 bit/s
     ./vq_vae_ratek_conv1d.py speech.f32 --nnin vq.keras --testout speech_vq.f32 --indexout speech.npy  # no training
 
-The encoder turns chunks of frames into one vector every --dec frames, the quantiser makes one index a stage of it, and
-the decoder turns the sum of the codewords back into --dec frames.  Beside it stands the multi-stage VQ that speech
-coders have used for decades, at the same bit rate: every --dec-th vector quantised, straight lines between, codebooks
-trained by k-means on the same randomly filtered speech.  Both search the stages together (m-best).
+The encoder turns --dec frames into one vector, with an eye on the frames around, the quantiser makes an index a stage
+of it, and the decoder turns the sum of these codewords into --dec frames.  Beside it stands the multi-stage VQ that
+speech coders have used for decades, at the same bit rate: every --dec-th frame quantised and straight lines between,
+codebooks trained by k-means on the same randomly filtered speech.  Both search their stages together (m-best).
 
-Expected: 22 minutes of speech, K = 14, 1100 bit/s, TODO.
+Expected: TODO
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
@@ -30,22 +30,20 @@ import vq_pager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-SCRIPT = "vq_vae_ratek_conv1d"
+NAME = "vq_vae_ratek_conv1d"
 BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
-HIDDEN, KERNEL = 128, 5  # channels and frames of the hidden conv1D layers
-SCALE_DB = 15  # vectors are divided by this for the network: about their standard deviation
+HIDDEN, KERNEL = 128, 7  # channels of the hidden conv1D layers, frames (or vectors) that a layer looks at
+SCALE_DB = 15  # about the standard deviation of speech, which the network has as 1
 CHUNK, HOP = 32, 15  # frames of a training chunk, and from one to the next
 BATCH = 32  # chunks
-BETA = 0.25  # weight of the commitment loss
-LEARNING_RATE = 2e-3  # falls to 0 along a cosine
-DECAY = 0.99  # of the moving averages that the codebooks follow
+LEARNING_RATE = 4e-3  # falls to 0 along a cosine
+BETA, DECAY = 0.25, 0.99  # weight of the commitment loss; of the past in the averages that codebooks follow
 GAIN_DB, FILTER_DB = 6, 3  # training data is amplified and filtered at random, smoothly with this rms …
-CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.15  # … and with cutoffs, at most so many dB/Hz and dB, in some chunks
-FLOOR_DB = -20  # rounding to 16 bit leaves so much in a band
-BLOCK, REACH = 4096, 16  # frames that are coded at a time, and more than those that one coded frame depends on
-KMEANS = 60_000  # vectors that the classical codebooks are trained on
-START = 20_000  # vectors that codebooks are started from
-LOOK_FRAMES, MAX_LOOKS = 16384, 10  # frames and times that training is looked at
+CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.15  # … and with cutoffs, at most so many dB/Hz and dB, in some chunks …
+FLOOR_DB = -20  # … down to what rounding to 16 bit leaves
+START, KMEANS = 20_000, 60_000  # vectors that codebooks are started from, and the classical ones trained on
+LOOKS, LOOK_FRAMES = 10, 16384  # how often, and on how many frames, training is looked at
+BLOCK, REACH = 4096, 32  # frames that are coded at a time, and more than those around that they depend on
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 # ---------------------------------------------------------------- arguments
@@ -56,33 +54,29 @@ def parse_args():
         description="Train a two stage VQ-VAE on rate K vectors.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    positive = codec2_model.positive
+    number = {"type": codec2_model.positive}
     group = parser.add_argument_group("data")
     group.add_argument("features", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
     group.add_argument("--test", metavar="F32", help="another file that is never trained on")
-    group.add_argument("--eband_K", type=positive, default=14, metavar="K", help="values in a vector")
-    group.add_argument("--nb_samples", type=positive, metavar="N", help="use the first N frames of FEATURES")
+    group.add_argument("--eband_K", **number, default=14, metavar="K", help="values in a vector")
+    group.add_argument("--nb_samples", **number, metavar="N", help="use the first N frames")
     group = parser.add_argument_group("network")
-    group.add_argument(
-        "--dec", type=int, default=2, choices=(1, 2, 4), help="frames that a quantised vector stands for"
-    )
-    group.add_argument("--num_embedding", type=positive, default=2048, metavar="M", help="codewords of a stage")
-    group.add_argument("--embedding_dim", type=positive, default=16, metavar="D", help="size of a quantised vector")
+    group.add_argument("--dec", type=int, default=2, choices=(1, 2, 4), help="frames for a quantised vector")
+    group.add_argument("--num_embedding", **number, default=2048, metavar="M", help="codewords of a stage")
+    group.add_argument("--embedding_dim", **number, default=16, metavar="D", help="size of a quantised vector")
     group.add_argument("--vq_stages", type=int, default=2, choices=(1, 2), help="stages of the quantiser")
-    group.add_argument(
-        "--mbest", type=positive, default=4, metavar="N", help="candidates that stage 1 hands to stage 2"
-    )
+    group.add_argument("--mbest", **number, default=4, metavar="N", help="candidates that go from stage 1 to 2")
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive, default=50, metavar="N", help="passes through the training chunks")
+    group.add_argument("--epochs", **number, default=40, metavar="N", help="passes through the training frames")
     group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
-    group.add_argument("--nnin", metavar="NET", help="use this network and its options; nothing is trained")
+    group.add_argument("--nnin", metavar="NET", help="take this network, with its options, instead of training one")
     group = parser.add_argument_group("output")
-    group.add_argument("--nnout", default="vq_vae_ratek_conv1d.keras", metavar="NET", help="write the network here")
+    group.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
     group.add_argument("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32 and STEM_2.f32")
-    group.add_argument("--testout", metavar="F32", help="write decoded vectors of --test, or else of FEATURES")
-    group.add_argument("--indexout", metavar="NPY", help="write the indices that are sent for them [vectors][stages]")
+    group.add_argument("--testout", metavar="F32", help="write decoded vectors, of --test or else of FEATURES")
+    group.add_argument("--indexout", metavar="NPY", help="write the indices that stand for them [vectors][stages]")
     group.add_argument("--noplots", action="store_true", help="print figures only")
-    group.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
     args = parser.parse_args()
     if args.num_embedding < 2 or args.seed < 0:
         parser.error("--num_embedding must be 2 or more, --seed not negative")
@@ -101,22 +95,21 @@ def read_vectors(filename, K, nb_samples=None):
 
 def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
-    for filename in (args.nnout, args.vqout, args.testout, args.indexout):
-        codec2_model.check_folder(filename or "file")
+    for filename in filter(None, (args.nnout, args.vqout, args.testout, args.indexout)):
+        codec2_model.check_folder(filename)
     if args.nnin:
-        options = codec2_model.read_options(args.nnin, [SCRIPT])
+        options = codec2_model.read_options(args.nnin, [NAME])
         if options["eband_K"] != args.eband_K:
             why = f"a network for --eband_K {options['eband_K']}, not {args.eband_K}"
             raise codec2_model.FormatError(f"{args.nnin}: {why}")
         args.dec, args.num_embedding, args.vq_stages = (options[k] for k in ("dec", "num_embedding", "vq_stages"))
     x = read_vectors(args.features, args.eband_K, args.nb_samples)
-    if not args.nnin:
-        nb_train = (len(x) - len(x) // 10) // args.dec
-        if nb_train < args.num_embedding:
-            why = f"{nb_train} training vectors, expected at least --num_embedding {args.num_embedding}"
-            raise codec2_model.FormatError(f"{args.features}: {why}")
-        if len(x) < MIN_FRAMES:
-            raise codec2_model.FormatError(f"{args.features}: {len(x)} frames, expected at least {MIN_FRAMES}")
+    nb_train = (len(x) - len(x) // 10) // args.dec
+    if not args.nnin and len(x) < MIN_FRAMES:
+        raise codec2_model.FormatError(f"{args.features}: {len(x)} frames, expected at least {MIN_FRAMES}")
+    if not args.nnin and nb_train < args.num_embedding:
+        why = f"{nb_train} training vectors, expected at least --num_embedding {args.num_embedding}"
+        raise codec2_model.FormatError(f"{args.features}: {why}")
     return x, read_vectors(args.test, args.eband_K) if args.test else None
 
 
@@ -242,35 +235,29 @@ class VectorQuantizer(layers.Layer):
 # ---------------------------------------------------------------- network
 
 
-def element_hz(K):
-    """Frequencies of the K values of a vector; of another K it is only known that they are spread over 0…4 kHz."""
-    return {14: BAND_HZ, 20: c2sim.RATE_K_HZ}.get(K, np.linspace(0, 4000, K))
-
-
 def build_network(mean, args):
-    """Network from vectors [n][frames][K] to what the VQ-VAE and the classical quantiser make of them.
+    """Network from frames [n][frames][K] to what the VQ-VAE and the classical quantiser make of each.
 
-    `mean` [K] is that of the training vectors.  Layers: encoder, quantizer, decoder, classical (quantises every frame).
+    Its layers are encoder, quantizer, decoder and classical; `mean` [K] is that of the training frames.
     """
     K, D, dec = args.eband_K, args.embedding_dim, args.dec
-    variance = np.full(K, SCALE_DB**2)
-    shared = {"num_embedding": args.num_embedding, "stages": args.vq_stages, "m_best": args.mbest}
+    scale = {"mean": mean, "variance": np.full(K, SCALE_DB**2)}
+    vq = {"num_embedding": args.num_embedding, "stages": args.vq_stages, "m_best": args.mbest, "decay": DECAY}
     inputs = keras.Input((None, K))
     encoder = [
-        layers.Normalization(mean=mean, variance=variance),
+        layers.Normalization(**scale),
         layers.Conv1D(HIDDEN, KERNEL, padding="same", activation="gelu"),
         layers.Conv1D(D, KERNEL, strides=dec, padding="same"),
     ]
     decoder = [
         layers.Conv1DTranspose(HIDDEN, KERNEL, strides=dec, padding="same", activation="gelu"),
         layers.Conv1D(K, KERNEL, padding="same"),
-        layers.Normalization(mean=mean, variance=variance, invert=True),
+        layers.Normalization(**scale, invert=True),
     ]
     z_e = keras.Sequential(encoder, name="encoder")(inputs)  # [n][frames / dec][D]
-    z_q = VectorQuantizer(embedding_dim=D, decay=DECAY, name="quantizer", **shared)(z_e)
+    z_q = VectorQuantizer(embedding_dim=D, beta=BETA, **vq, name="quantizer")(z_e)
     x_hat = keras.Sequential(decoder, name="decoder")(z_q)
-    classical = VectorQuantizer(embedding_dim=K, decay=DECAY, name="classical", **shared)(inputs)
-    return keras.Model(inputs, [x_hat, classical])
+    return keras.Model(inputs, [x_hat, VectorQuantizer(embedding_dim=K, **vq, name="classical")(inputs)])
 
 
 class RandomFilter(layers.Layer):
@@ -279,8 +266,9 @@ class RandomFilter(layers.Layer):
     A gain and three cosines over frequency with random weights; in some chunks a low pass, in some a high pass.
     """
 
-    def __init__(self, hz, seed):
+    def __init__(self, K, seed):
         super().__init__()
+        hz = {14: BAND_HZ, 20: c2sim.RATE_K_HZ}.get(K, np.linspace(0, 4000, K))  # of another K they are only a guess
         self.hz, self.random = np.array(hz, np.float32), keras.random.SeedGenerator(seed)
 
     def call(self, chunks, training=False):
@@ -325,7 +313,7 @@ class Watch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
         line = f"epoch {epoch + 1}/{self.args.epochs}: loss {logs['loss']:.4f}"
         last = self.model.stop_training or epoch + 1 == self.args.epochs
-        if last or epoch % -(-self.args.epochs // MAX_LOOKS) == 0:
+        if last or epoch % -(-self.args.epochs // LOOKS) == 0:
             self.look(epoch + 1)
             line += f", SD train {self.sd[-1]:.2f}, held-out {self.held_sd[-1]:.2f} dB²"
         print(line)
@@ -334,25 +322,43 @@ class Watch(keras.callbacks.Callback):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def look(self, epoch):
-        """Measure SD in dB², mean squared quantisation error, usage [stages][M]; take a picture of it all."""
+        """Measure SD in dB², mean squared error of quantisation, and usage [stages][M]; take a picture of it all."""
         z_e, indices, x_hat = code(self.network, self.train_part, self.args.dec)
         held_hat = code(self.network, self.held_part, self.args.dec)[-1]
         z_q = ops.convert_to_numpy(self.network.get_layer("quantizer").decode(indices))
         self.epochs.append(epoch)
-        self.sd.append(distortion(self.train_part, x_hat).mean())
-        self.held_sd.append(distortion(self.held_part, held_hat).mean())
+        self.sd.append(np.mean((self.train_part - x_hat) ** 2))
+        self.held_sd.append(np.mean((self.held_part - held_hat) ** 2))
         self.error.append(np.mean((z_e - z_q) ** 2))
         self.usage.append(usage(indices, self.args.num_embedding))
         if self.film:
             self.film.shoot(self, z_e, indices)
 
 
+def train(network, chunks, watch, args, rng):
+    """Fit encoder, codebooks and decoder to chunks [n][CHUNK][K], filtered at random."""
+    encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
+    inputs = keras.Input(chunks.shape[1:])
+    filtered = RandomFilter(args.eband_K, args.seed)(inputs)
+    z_e = encoder(filtered)
+
+    def fit(z, rate, epochs, callbacks):
+        model = keras.Model(inputs, decoder(z) - filtered + inputs)  # to compare with the inputs
+        model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=16)
+        model.fit(chunks, chunks, batch_size=BATCH, epochs=epochs, callbacks=callbacks, verbose=0)
+
+    fit(z_e, LEARNING_RATE, 1, [])  # without the quantiser, so that codebooks start from vectors that mean something
+    some = chunks[rng.permutation(len(chunks))[: START * args.dec // CHUNK]]
+    quantizer.start(ops.convert_to_numpy(encoder(some)).reshape(-1, args.embedding_dim), rng)
+    steps = -(-len(chunks) // BATCH) * args.epochs
+    fit(quantizer(z_e), keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps), args.epochs, [watch])
+
+
 def train_classical(quantizer, chunks, args, rng):
-    """Train the classical codebooks, by k-means stage by stage, on vectors of chunks that are filtered at random."""
-    nb_chunks = min(len(chunks), KMEANS // CHUNK)
-    some = chunks[rng.permutation(len(chunks))[:nb_chunks]]
-    random_filter = RandomFilter(element_hz(args.eband_K), args.seed)
-    residual = ops.convert_to_numpy(random_filter(some, training=True)).reshape(-1, args.eband_K)
+    """Train codebooks for single frames, by k-means stage after stage, on chunks [n][CHUNK][K] filtered at random."""
+    some = chunks[rng.permutation(len(chunks))[: KMEANS // CHUNK]]
+    filtered = RandomFilter(args.eband_K, args.seed)(some, training=True)
+    residual = ops.convert_to_numpy(filtered).reshape(-1, args.eband_K)
     codebooks = []
     for _ in range(args.vq_stages):
         start = spread(residual[:START], args.num_embedding, rng)[0]
@@ -361,81 +367,50 @@ def train_classical(quantizer, chunks, args, rng):
     quantizer.codebooks.assign(np.stack(codebooks))
 
 
-def train(network, chunks, watch, args, rng):
-    """Fit encoder, codebooks and decoder to chunks [n][CHUNK][K], filtered at random."""
-    encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
-    inputs = keras.Input(chunks.shape[1:])
-    filtered = RandomFilter(element_hz(args.eband_K), args.seed)(inputs)
-    z_e = encoder(filtered)
-
-    def fit(z, rate, epochs, callbacks):
-        estimate = decoder(z) - filtered + inputs  # to compare with inputs
-        model = keras.Model(inputs, estimate)
-        model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=16)
-        model.fit(chunks, chunks, batch_size=BATCH, epochs=epochs, callbacks=callbacks, verbose=0)
-
-    fit(z_e, LEARNING_RATE, 1, [])  # without the quantiser, so that the codebooks start where vectors will be
-    some = chunks[rng.permutation(len(chunks))[: START // CHUNK * args.dec]]
-    quantizer.start(ops.convert_to_numpy(encoder(some)).reshape(-1, args.embedding_dim), rng)
-    steps = -(-len(chunks) // BATCH) * args.epochs
-    fit(quantizer(z_e), keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps), args.epochs, [watch])
-
-
 # ---------------------------------------------------------------- evaluation
 
 
 def encode(network, x, dec):
-    """Encoder output [vectors][D] for frames x [n][K], a vector every `dec` frames, block by block.
+    """Vectors z_e [v][D] and indices [v][stages] that the sender makes of frames x [n][K]; v = n / dec, rounded up.
 
-    Blocks overlap by more than what a vector depends on, so that they leave no seams.  The last frame is repeated.
+    Blocks overlap by more than a vector depends on, so that there are no seams.  The last frame is repeated if needed.
     """
-    encoder = network.get_layer("encoder")
+    encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
     x = np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge")
-    blocks = []
+    z_e, indices = [], []
     for start in range(0, len(x), BLOCK):
         first = max(start - REACH, 0)
-        z = encoder(x[None, first : start + BLOCK + REACH])[0, (start - first) // dec :]
-        blocks.append(ops.convert_to_numpy(z[: BLOCK // dec]))
-    return np.concatenate(blocks)
-
-
-def search(quantizer, z):
-    """Indices [n][stages] for vectors z [n][dim], block by block."""
-    blocks = [ops.convert_to_numpy(quantizer.search(z[i : i + BLOCK])) for i in range(0, len(z), BLOCK)]
-    return np.concatenate(blocks)
+        z = encoder(x[None, first : start + BLOCK + REACH])[0, (start - first) // dec :][: BLOCK // dec]
+        z_e.append(ops.convert_to_numpy(z))
+        indices.append(ops.convert_to_numpy(quantizer.search(z)))
+    return np.concatenate(z_e), np.concatenate(indices)
 
 
 def decode(network, indices, dec):
-    """Frames [dec · vectors][K] that the receiver makes of indices [vectors][stages], block by block without seams."""
+    """Frames x_hat [v · dec][K] that the receiver makes of indices [v][stages]."""
     quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
-    block, reach, blocks = BLOCK // dec, REACH // dec, []
-    for start in range(0, len(indices), block):
-        first = max(start - reach, 0)
-        z = quantizer.decode(indices[first : start + block + reach])
-        blocks.append(ops.convert_to_numpy(decoder(z[None])[0, (start - first) * dec :][:BLOCK]))
-    return np.concatenate(blocks)
+    x_hat = []
+    for start in range(0, len(indices), BLOCK // dec):
+        first = max(start - REACH // dec, 0)
+        z_q = quantizer.decode(indices[first : start + (BLOCK + REACH) // dec])
+        x_hat.append(ops.convert_to_numpy(decoder(z_q[None])[0, (start - first) * dec :][:BLOCK]))
+    return np.concatenate(x_hat)
 
 
 def code(network, x, dec):
-    """What becomes of frames x [n][K]: z_e [vectors][D], indices [vectors][stages], x_hat [n][K]."""
-    z_e = encode(network, x, dec)
-    indices = search(network.get_layer("quantizer"), z_e)
+    """Sender and receiver: z_e [v][D], indices [v][stages] and x_hat [n][K] of frames x [n][K]."""
+    z_e, indices = encode(network, x, dec)
     return z_e, indices, decode(network, indices, dec)[: len(x)]
 
 
 def code_classically(network, x, dec):
-    """Frames [n][K] when every dec-th of x [n][K] is quantised and those between are on straight lines."""
+    """Frames x_hat [n][K]: every dec-th of x [n][K] quantised, and straight lines between."""
     quantizer = network.get_layer("classical")
-    sent = ops.convert_to_numpy(quantizer.decode(search(quantizer, x[::dec])))
-    position = np.arange(len(x)) / dec
-    last = position.astype(int)
-    weight = (position - last)[:, None].astype(np.float32)
-    return (1 - weight) * sent[last] + weight * sent[np.minimum(last + 1, len(sent) - 1)]
-
-
-def distortion(x, x_hat):
-    """SD of every frame [n] in dB²: [[0, 0], [1, 3]] and [[0, 2], [1, 3]] differ by 2 and 0."""
-    return np.mean(np.square(x - x_hat), axis=1)
+    x_hat = [quantizer.decode(quantizer.search(x[i : i + BLOCK : dec])) for i in range(0, len(x), BLOCK)]
+    sent = np.concatenate(x_hat)
+    last, part = np.divmod(np.arange(len(x)), dec)
+    following = sent[np.minimum(last + 1, len(sent) - 1)]
+    return sent[last] + (part / np.float32(dec))[:, None] * (following - sent[last])
 
 
 def usage(indices, M):
@@ -444,9 +419,10 @@ def usage(indices, M):
 
 
 def evaluate(part, x, network, args):
-    """Print the figures of frames x [n][K]; returns SD of every frame {name: [n]}."""
+    """Print the figures of frames x [n][K]; returns SD of every frame in dB², {name: [n]}."""
     _, indices, x_hat = code(network, x, args.dec)
-    sd = {"network": distortion(x, x_hat), "classical": distortion(x, code_classically(network, x, args.dec))}
+    estimates = {"network": x_hat, "classical VQ": code_classically(network, x, args.dec)}
+    sd = {name: np.mean((x - estimate) ** 2, axis=1) for name, estimate in estimates.items()}
     for name, values in sd.items():
         print(f"{part} {name} SD: {values.mean():.2f} dB²")
     for stage, counts in enumerate(usage(indices, args.num_embedding)):
@@ -459,73 +435,41 @@ def evaluate(part, x, network, args):
 
 
 def draw_training(axes, watch, z_e, indices):
-    """Encoder space of each stage with its codewords, how often they are used, figures by epoch."""
+    """Encoder space of each stage with its codewords, how often they are used; loss terms and share in use by epoch."""
     codebooks = ops.convert_to_numpy(watch.network.get_layer("quantizer").codebooks)
     for stage, ((space, used), codebook) in enumerate(zip(axes.T, codebooks, strict=False)):
-        mean = z_e.mean(axis=0)
-        principal = np.linalg.eigh(np.cov(z_e.T))[1][:, :-3:-1]  # the two with the largest eigenvalues
-        x, y = ((z_e - mean) @ principal).T
-        extent = np.percentile(x, [0.1, 99.9]), np.percentile(y, [0.1, 99.9])
-        density = np.histogram2d(x, y, 80, extent)[0]
-        space.imshow(np.sqrt(density.T), origin="lower", extent=np.ravel(extent), aspect="auto", cmap="Blues")
-        space.plot(*((codebook - mean) @ principal).T, ".", color="C1", markersize=3)
-        space.set(xlim=extent[0], ylim=extent[1], xlabel="principal axis 1", ylabel="principal axis 2")
-        space.set_title("encoder space, codewords" if stage == 0 else "what stage 1 leaves over, codewords")
+        plane = np.linalg.eigh(np.cov(z_e.T))[1][:, :-3:-1]  # the two axes with the largest variance
+        cloud, codewords = (z_e - z_e.mean(axis=0)) @ plane, (codebook - z_e.mean(axis=0)) @ plane
+        limits = np.percentile(cloud, [0.1, 99.9], axis=0).T
+        density = np.histogram2d(*cloud.T, 80, limits)[0]
+        space.imshow(np.sqrt(density.T), origin="lower", extent=limits.ravel(), aspect="auto", cmap="Blues")
+        space.plot(*codewords.T, ".", color="C1", markersize=3)
+        space.set(xlim=limits[0], ylim=limits[1], xlabel="Principal axis 1", ylabel="Principal axis 2")
+        space.set_title(["encoder output and codewords", "what stage 1 leaves over, and codewords"][stage])
         used.plot(np.sort(watch.usage[-1][stage])[::-1], color="C0")
-        used.set(xlabel="codeword, most used first", ylabel="vectors", title=f"use of codebook {stage + 1}")
+        used.set(xlabel="Codeword, most used first", ylabel="Vectors", title=f"use of codebook {stage + 1}")
         z_e = z_e - codebook[indices[:, stage]]
     terms, share = axes[:, -1]
     error = np.array(watch.error) * SCALE_DB**2
     lines = {"reconstruction": watch.sd, "held-out": watch.held_sd, "codebook": error, "commitment": BETA * error}
-    for (name, values), style in zip(lines.items(), ("-C0", "-C1", "--k", ":k"), strict=True):
+    for (name, values), style in zip(lines.items(), (".-C0", ".-C1", "--k", ":k"), strict=True):
         terms.semilogy(watch.epochs, values, style, label=name)
-    terms.set(
-        xlabel="epoch", ylabel="dB²", xlim=(0, watch.args.epochs), title=f"held-out SD {watch.held_sd[-1]:.2f} dB²"
-    )
+    terms.set(xlabel="Epoch", ylabel="dB²", xlim=(0, watch.args.epochs), title=f"held-out {watch.held_sd[-1]:.2f} dB²")
     terms.legend()
-    for stage, (counts, style) in enumerate(zip(np.moveaxis(watch.usage, 1, 0), ("-C0", "--C1"), strict=False)):
+    for stage, (counts, style) in enumerate(zip(np.moveaxis(watch.usage, 1, 0), (".-C0", ".--C1"), strict=False)):
         share.plot(watch.epochs, 100 * np.mean(counts > 0, axis=1), style, label=f"stage {stage + 1}")
-    share.set(xlabel="epoch", ylabel="codewords in use (%)", xlim=(0, watch.args.epochs), ylim=(0, 105))
+    share.set(xlabel="Epoch", ylabel="Codewords in use (%)", xlim=(0, watch.args.epochs), ylim=(0, 105))
     share.legend()
-
-
-def plot_sd(sd):
-    """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
-    import matplotlib.pyplot as plt
-
-    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
-    bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
-    for i, (name, values) in reversed(list(enumerate(sd.items()))):
-        label = f"{name}, mean {values.mean():.1f} dB²"
-        histogram.hist(values, bins, histtype="step", color=f"C{i}", label=label)
-        by_frame.plot(values, color=f"C{i}", linewidth=0.6, label=label)
-    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
-    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
-    histogram.legend()
-    return fig
-
-
-def draw_frames(fig, first, x, x_hat):
-    """Sixteen consecutive frames from number `first` on, original and decoded."""
-    axes = fig.subplots(4, 4, sharex=True, sharey=True)
-    for f, ax in zip(range(first, min(first + 16, len(x))), axes.flat, strict=False):
-        ax.plot(x[f], "o-k", markersize=3, label="original")
-        ax.plot(x_hat[f], "s--C0", markersize=3, label="decoded")
-        ax.set_title(f"frame {f}, SD {np.mean((x[f] - x_hat[f]) ** 2):.1f} dB²", fontsize=9)
-    axes[0, 0].set_ylim(x.min() - 3, x.max() + 3)
-    axes[0, 0].legend()
-    fig.supxlabel("k")
-    fig.supylabel("dB")
 
 
 # ---------------------------------------------------------------- main
 
 
 def load(filename):
-    """Network that main() has saved; FormatError for one that cannot be used."""
+    """Network that was written by this script; FormatError when it is broken."""
     try:
         return keras.models.load_model(filename, compile=False)
-    except Exception as error:  # Keras has many words for a network that is broken
+    except Exception as error:  # Keras has many words for it
         why = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
         raise codec2_model.FormatError(f"{filename}: not a network that can be run: {why}") from None
 
@@ -533,36 +477,34 @@ def load(filename):
 def main(args, x, test):
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    nb_train = len(x) - len(x) // 10
-    parts = {"train": x[:nb_train], "held-out": x[nb_train:]}
+    nb_train = len(x) - len(x) // 10  # cut off before chunks overlap
     film = None
     if args.nnin:
-        parts = {"file": x}
-        network = load(args.nnin)
+        parts, network = {"file": x}, load(args.nnin)
     else:
-        if not args.noplots:
-            film = vq_pager.Film(draw_training, f"{SCRIPT}_training", args.plot_dir, (2, args.vq_stages + 1))
+        parts = {"train": x[:nb_train], "held-out": x[nb_train:]}
         network = build_network(parts["train"].mean(axis=0), args)
         chunks = x[np.arange(0, nb_train - CHUNK + 1, HOP)[:, None] + np.arange(CHUNK)]
         train_classical(network.get_layer("classical"), chunks, args, rng)
+        if not args.noplots:
+            film = vq_pager.Film(draw_training, f"{NAME}_training", args.plot_dir, (2, args.vq_stages + 1))
         train(network, chunks, Watch(network, parts, film, args), args, rng)
-        codec2_model.write_network(network, {**vars(args), "script": SCRIPT}, args.nnout)
-    quantizers = network.get_layer("quantizer"), network.get_layer("classical")
-    for quantizer in quantizers:
-        quantizer.m_best = args.mbest
-    if args.vqout:
-        for stage, codebook in enumerate(ops.convert_to_numpy(quantizers[0].codebooks)):
-            codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
-
+        codec2_model.write_network(network, {**vars(args), "script": NAME}, args.nnout)
+    for name in ("quantizer", "classical"):
+        network.get_layer(name).m_best = args.mbest
+    if test is not None:
+        parts["test"] = test
     bits = args.vq_stages * np.log2(args.num_embedding)
     print(f"bits: {bits:g} per vector")
     print(f"bit rate: {bits / (args.dec * codec2_model.FRAME_S):g} bit/s")
-    if test is not None:
-        parts["test"] = test
     for part, frames in parts.items():
         sd = evaluate(part, frames, network, args)
-    x = x if test is None else test
-    _, indices, x_hat = code(network, x, args.dec)
+
+    sent = x if test is None else test
+    _, indices, x_hat = code(network, sent, args.dec)
+    if args.vqout:
+        for stage, codebook in enumerate(ops.convert_to_numpy(network.get_layer("quantizer").codebooks)):
+            codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
     if args.testout:
         codec2_model.write_rate_K(x_hat, args.testout)
     if args.indexout:
@@ -571,13 +513,9 @@ def main(args, x, test):
     if film:
         film.show()
     if not args.noplots:
-        vq_pager.show({f"{SCRIPT}_sd": plot_sd(sd)}, args.plot_dir)
+        vq_pager.show({f"{NAME}_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
         first = nb_train if "held-out" in parts and test is None else 0
-
-        def draw(fig, page):
-            draw_frames(fig, first + 16 * page, x, x_hat)
-
-        vq_pager.page_through(draw, -(-(len(x) - first) // 16), f"{SCRIPT}_frames", args.plot_dir, nb_png=2)
+        vq_pager.page_vectors({"original": sent, "decoded": x_hat}, first, f"{NAME}_frames", args.plot_dir, nb_png=2)
     print(f"{sd['network'].mean():.2f}")
 
 

@@ -1,0 +1,499 @@
+#!/usr/bin/env python3
+"""Train the simplest VQ-VAE on rate K vectors: one Dense layer each side, a one stage quantiser between.
+
+Usage:
+    ./c2sim.py train.raw --bands train.f32 --bands_lower 10
+    ./vq_vae_ratek.py train.f32 --nnout vq.keras --vqout vq                  # K = 14, 7 bits every 10 ms: 700 bit/s
+    ./vq_vae_ratek.py train.f32 --dec 2 --num_embedding 16384                # the same bit rate, two frames a vector
+    ./vq_vae_ratek.py speech.f32 --nnin vq.keras --testout speech_vq.f32 --indexout speech.npy  # no training
+
+A vector is --dec consecutive frames.  The encoder maps it to --embedding_dim values, the quantiser makes an index of
+these, and the decoder turns the codeword into --dec frames.  Beside it stands k-means with as many codewords, on the
+same vectors of the same randomly filtered speech.
+
+Expected: TODO
+
+Units: features in dB, float32 [frames][K]; errors in dB².
+"""
+
+import argparse
+import os
+import signal
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+import c2sim
+import codec2_model
+import vq_pager
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+NAME = "vq_vae_ratek"
+BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
+SCALE_DB = 15  # about the standard deviation of speech, which the network has as 1
+BATCH = 2048  # vectors
+LEARNING_RATE = 1e-4  # falls to 0 along a cosine
+BETA, DECAY = 0.25, 0.95  # weight of the commitment loss; of the past in the averages that the codebook follows
+GAIN_DB, FILTER_DB = 10, 4  # training data is amplified and filtered at random, smoothly with this rms …
+CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.0001  # … and with cutoffs, at most so many dB/Hz and dB, in some of it …
+FLOOR_DB = -20  # … down to what rounding to 16 bit leaves
+START, KMEANS = 20_000, 60_000  # vectors that codebooks are started from, and the classical ones trained on
+LOOKS, LOOK_FRAMES = 10, 16384  # how often, and on how many frames, training is looked at
+BLOCK = 2048  # vectors that are coded at a time
+MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
+
+# ---------------------------------------------------------------- arguments
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Train a one stage VQ-VAE on rate K vectors.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    number = {"type": codec2_model.positive}
+    group = parser.add_argument_group("data")
+    group.add_argument("features", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
+    group.add_argument("--test", metavar="F32", help="another file that is never trained on")
+    group.add_argument("--eband_K", **number, default=14, metavar="K", help="values in a vector")
+    group.add_argument("--nb_samples", **number, metavar="N", help="use the first N frames")
+    group = parser.add_argument_group("network")
+    group.add_argument("--dec", **number, default=1, metavar="N", help="frames in a vector")
+    group.add_argument("--overlap", action="store_true", help="training vectors start at every frame, not every N-th")
+    group.add_argument("--num_embedding", **number, default=128, metavar="M", help="codewords")
+    group.add_argument("--embedding_dim", **number, metavar="D", help="values that are quantised (default: K · N)")
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", **number, default=40, metavar="N", help="passes through the training frames")
+    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
+    group.add_argument("--nnin", metavar="NET", help="take this network, with its options, instead of training one")
+    group = parser.add_argument_group("output")
+    group.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
+    group.add_argument("--vqout", metavar="STEM", help="write the codebook to STEM_1.f32")
+    group.add_argument("--testout", metavar="F32", help="write decoded vectors, of --test or else of FEATURES")
+    group.add_argument("--indexout", metavar="NPY", help="write the indices that stand for them [vectors][1]")
+    group.add_argument("--noplots", action="store_true", help="print figures only")
+    group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
+    args = parser.parse_args()
+    if args.num_embedding < 2 or args.seed < 0:
+        parser.error("--num_embedding must be 2 or more, --seed not negative")
+    args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
+    if args.embedding_dim > args.dec * args.eband_K:
+        parser.error("--embedding_dim must not be more than --eband_K times --dec")
+    return args
+
+
+# ---------------------------------------------------------------- data
+
+
+def read_vectors(filename, K, nb_samples=None):
+    """Rate K vectors [n][K] in dB."""
+    x = codec2_model.read_rate_K(filename, K, nb_samples)
+    codec2_model.check_rate_K(filename, x)
+    return np.array(x)
+
+
+def prepare(args):
+    """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
+    for filename in filter(None, (args.nnout, args.vqout, args.testout, args.indexout)):
+        codec2_model.check_folder(filename)
+    if args.nnin:
+        options = codec2_model.read_options(args.nnin, [NAME])
+        if options["eband_K"] != args.eband_K:
+            why = f"a network for --eband_K {options['eband_K']}, not {args.eband_K}"
+            raise codec2_model.FormatError(f"{args.nnin}: {why}")
+        args.dec, args.num_embedding = options["dec"], options["num_embedding"]
+    x = read_vectors(args.features, args.eband_K, args.nb_samples)
+    nb_train = (len(x) - len(x) // 10) // args.dec
+    if not args.nnin and len(x) < MIN_FRAMES:
+        raise codec2_model.FormatError(f"{args.features}: {len(x)} frames, expected at least {MIN_FRAMES}")
+    if not args.nnin and nb_train < args.num_embedding:
+        why = f"{nb_train} training vectors, expected at least --num_embedding {args.num_embedding}"
+        raise codec2_model.FormatError(f"{args.features}: {why}")
+    return x, read_vectors(args.test, args.eband_K) if args.test else None
+
+
+if __name__ == "__main__":
+    codec2_model.plain_errors()
+    ARGS = parse_args()
+    DATA, TEST = prepare(ARGS)
+
+import keras
+from keras import layers, ops
+
+# ---------------------------------------------------------------- quantiser
+
+
+def spread(x, M, rng, candidates=8):
+    """Start of a codebook [M][dim], and what it leaves over of the vectors x [n][dim] when every one takes the nearest.
+
+    The codewords are vectors far from those already taken: of some that are drawn with probabilities that rise with the
+    squared distance, the one that lowers the total distance most (greedy k-means++).
+    """
+    residual = x - x[rng.integers(len(x))]
+    codebook = [x[0] - residual[0]]
+    distance = np.sum(residual**2, axis=1, dtype=np.float64)
+    while len(codebook) < M:
+        p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
+        drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]
+        to_drawn = np.sum(drawn**2, axis=1)[:, None] - 2 * drawn @ x.T + np.sum(x**2, axis=1)
+        codebook.append(drawn[np.argmin(np.minimum(to_drawn, distance).sum(axis=1))])
+        new = x - codebook[-1]
+        new_distance = np.sum(new**2, axis=1)
+        closer = new_distance < distance
+        residual[closer], distance[closer] = new[closer], new_distance[closer]
+    return np.stack(codebook), residual
+
+
+@keras.saving.register_keras_serializable("codec2")
+class VectorQuantizer(layers.Layer):
+    """Vectors [..., dim] become the sum of one codeword of each stage; a stage quantises what those before leave over.
+
+    Gradients pass as if the layer were not there (straight-through estimator), which leaves none for the codebooks.  So
+    it has two loss terms of its own: codebook_loss pulls the codewords to the vector, commitment_loss the vector to the
+    codewords.  With `decay` (say 0.99) the codebooks follow moving averages instead of codebook_loss, and a codeword
+    that is not used starts again elsewhere.  An m-best search keeps so many candidates from stage to stage.
+
+    Vector [0.9, 0], codewords [0, 0] and [1, 0], beta 0.25: output [1, 0], losses 0.005 and 0.00125.
+    """
+
+    def __init__(self, num_embedding, embedding_dim, stages=1, m_best=1, beta=0.25, decay=None, **kwargs):
+        super().__init__(**kwargs)
+        self.M, self.dim, self.stages, self.m_best = num_embedding, embedding_dim, stages, m_best
+        self.beta, self.decay = beta, decay
+        self.codebooks = self.add_weight((stages, self.M, self.dim), trainable=decay is None, name="codebooks")
+        if decay is not None:
+            self.counts = self.add_weight((stages, self.M), "ones", trainable=False, name="counts")
+            self.random = keras.random.SeedGenerator(1)
+
+    def get_config(self):
+        names = {"num_embedding": self.M, "embedding_dim": self.dim, "stages": self.stages, "m_best": self.m_best}
+        return {**super().get_config(), **names, "beta": self.beta, "decay": self.decay}
+
+    def start(self, x, rng):
+        """Start the codebooks from vectors x [n][dim], each stage from what the ones before leave over."""
+        codebooks = []
+        for _ in range(self.stages):
+            codebook, x = spread(x, self.M, rng)
+            codebooks.append(codebook)
+        self.codebooks.assign(np.stack(codebooks))
+
+    def search(self, x):
+        """Indices [..., stages] of the codewords whose sum is nearest to x [..., dim], or near it (m-best search)."""
+        residual = ops.reshape(x, (-1, 1, self.dim))  # [n][candidates][dim]
+        indices = ops.zeros((ops.shape(residual)[0], 1, 0), "int32")  # [n][candidates][stages so far]
+        for stage in range(self.stages):
+            codebook = self.codebooks[stage]
+            distance = ops.sum(ops.square(codebook), axis=1) - 2 * ops.matmul(residual, ops.transpose(codebook))
+            distance = distance + ops.sum(ops.square(residual), axis=2, keepdims=True)  # [n][candidates][M]
+            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
+            if stage + 1 < self.stages:
+                best = ops.top_k(-distance, min(self.m_best, distance.shape[1]))[1]
+            else:
+                best = ops.argmin(distance, axis=1, keepdims=True)
+            best = ops.cast(best, "int32")
+            index, parent = best % self.M, (best // self.M)[:, :, None]
+            residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(codebook, index, axis=0)
+            indices = ops.concatenate([ops.take_along_axis(indices, parent, axis=1), index[:, :, None]], axis=2)
+        return ops.reshape(indices, (*ops.shape(x)[:-1], self.stages))
+
+    def decode(self, indices):
+        """Vectors [..., dim] that these indices [..., stages] stand for."""
+        return sum(ops.take(self.codebooks[stage], indices[..., stage], axis=0) for stage in range(self.stages))
+
+    def call(self, x, training=False):
+        indices = self.search(x)
+        quantized = self.decode(indices)
+        commitment_loss = self.beta * ops.mean(ops.square(x - ops.stop_gradient(quantized)))
+        self.add_loss(commitment_loss)
+        if self.decay is None:
+            codebook_loss = ops.mean(ops.square(ops.stop_gradient(x) - quantized))
+            self.add_loss(codebook_loss)
+        elif training:
+            self.follow(ops.reshape(x - quantized, (-1, self.dim)), ops.reshape(indices, (-1, self.stages)))
+        return ops.stop_gradient(quantized) + (x - ops.stop_gradient(x))  # adds 0, so that the value stays exact
+
+    def follow(self, error, indices):
+        """Move the codewords to moving averages of what they ought to have been; error [n][dim] is what was left."""
+        codebooks, counts = [], []
+        for stage in range(self.stages):
+            index = indices[:, stage]
+            wanted = error + ops.take(self.codebooks[stage], index, axis=0)
+            now = ops.segment_sum(ops.ones_like(error[:, 0]), index, self.M)
+            count = self.decay * self.counts[stage] + (1 - self.decay) * now
+            step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
+            codebook = self.codebooks[stage] + step
+            error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
+            unused = count < 0.03 * ops.mean(count)
+            drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
+            codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
+            counts.append(ops.where(unused, ops.mean(count), count))
+        self.codebooks.assign(ops.stack(codebooks))
+        self.counts.assign(ops.stack(counts))
+
+
+# ---------------------------------------------------------------- network
+
+
+def build_network(mean, args):
+    """Network from vectors [n][dec][K] to what the VQ-VAE and k-means make of each.
+
+    Its layers are encoder, quantizer, decoder and kmeans; `mean` [K] is that of the training frames.
+    """
+    K, D, M, dec = args.eband_K, args.embedding_dim, args.num_embedding, args.dec
+    scale = {"mean": mean, "variance": np.full(K, SCALE_DB**2)}
+    inputs = keras.Input((dec, K))
+    encoder = [layers.Normalization(**scale), layers.Flatten(), layers.Dense(D, kernel_initializer="identity")]
+    decoder = [
+        layers.Dense(dec * K, kernel_initializer="identity"),
+        layers.Reshape((dec, K)),
+        layers.Normalization(**scale, invert=True),
+    ]
+    z_e = keras.Sequential(encoder, name="encoder")(inputs)
+    z_q = VectorQuantizer(M, D, beta=BETA, decay=DECAY, name="quantizer")(z_e)
+    x_hat = keras.Sequential(decoder, name="decoder")(z_q)
+    kmeans = VectorQuantizer(M, dec * K, name="kmeans")(layers.Flatten()(inputs))
+    return keras.Model(inputs, [x_hat, kmeans])
+
+
+class RandomFilter(layers.Layer):
+    """Chunks [n][frames][K] in dB as another microphone, room or radio would have them; unchanged when not training.
+
+    A gain and three cosines over frequency with random weights; in some chunks a low pass, in some a high pass.
+    """
+
+    def __init__(self, K, seed):
+        super().__init__()
+        hz = {14: BAND_HZ, 20: c2sim.RATE_K_HZ}.get(K, np.linspace(0, 4000, K))  # of another K they are only a guess
+        self.hz, self.random = np.array(hz, np.float32), keras.random.SeedGenerator(seed)
+
+    def call(self, chunks, training=False):
+        if not training:
+            return chunks
+        n = ops.shape(chunks)[0]
+
+        def uniform(low, high):
+            return keras.random.uniform((n, 1, 1), low, high, seed=self.random)
+
+        def slope():
+            return ops.maximum(uniform(CUTOFF_SLOPE * (1 - 1 / CUTOFFS), CUTOFF_SLOPE), 0)
+
+        cosines = np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, len(self.hz)))).astype(np.float32)
+        weights = keras.random.normal((n, 1, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
+        response = ops.matmul(weights, cosines) + uniform(-GAIN_DB, GAIN_DB)
+        above = ops.maximum(self.hz - uniform(2400, 4000), 0) * slope()
+        below = ops.maximum(uniform(0, 500) - self.hz, 0) * slope()
+        return ops.maximum(chunks + response - ops.minimum(above, CUTOFF_DB) - ops.minimum(below, CUTOFF_DB), FLOOR_DB)
+
+
+# ---------------------------------------------------------------- training
+
+
+class Watch(keras.callbacks.Callback):
+    """A line an epoch, and a closer look after some.  The first Ctrl-C ends training after the step that is running."""
+
+    def __init__(self, network, parts, film, args):
+        super().__init__()
+        self.network, self.film, self.args = network, film, args
+        self.train_part, self.held_part = parts["train"][-LOOK_FRAMES:], parts["held-out"][:LOOK_FRAMES]
+        self.epochs, self.sd, self.held_sd, self.error, self.usage = [], [], [], [], []  # one for each look
+
+    def on_train_begin(self, logs=None):
+        signal.signal(signal.SIGINT, self.stop)
+
+    def stop(self, *_):
+        print("stopping, Ctrl-C again aborts")
+        self.model.stop_training = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_epoch_end(self, epoch, logs):
+        line = f"epoch {epoch + 1}/{self.args.epochs}: loss {logs['loss']:.4f}"
+        last = self.model.stop_training or epoch + 1 == self.args.epochs
+        if last or epoch % -(-self.args.epochs // LOOKS) == 0:
+            self.look(epoch + 1)
+            line += f", SD train {self.sd[-1]:.2f}, held-out {self.held_sd[-1]:.2f} dB²"
+        print(line)
+
+    def on_train_end(self, logs=None):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def look(self, epoch):
+        """Measure SD in dB², mean squared error of quantisation, and usage [stages][M]; take a picture of it all."""
+        z_e, indices, x_hat = code(self.network, self.train_part, self.args.dec)
+        held_hat = code(self.network, self.held_part, self.args.dec)[-1]
+        z_q = ops.convert_to_numpy(self.network.get_layer("quantizer").decode(indices))
+        self.epochs.append(epoch)
+        self.sd.append(np.mean((self.train_part - x_hat) ** 2))
+        self.held_sd.append(np.mean((self.held_part - held_hat) ** 2))
+        self.error.append(np.mean((z_e - z_q) ** 2))
+        self.usage.append(usage(indices, self.args.num_embedding))
+        if self.film:
+            self.film.shoot(self, z_e, indices)
+
+
+def train(network, chunks, watch, args, rng):
+    """Fit encoder, codebooks and decoder to chunks [n][dec][K], filtered at random."""
+    encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
+    inputs = keras.Input(chunks.shape[1:])
+    filtered = RandomFilter(args.eband_K, args.seed)(inputs)
+    z_e = encoder(filtered)
+
+    model = keras.Model(inputs, decoder(quantizer(z_e)) - filtered + inputs)  # to compare with the inputs
+    codewords = network.get_layer("kmeans").codebooks[0]  # a good start
+    quantizer.codebooks.assign(encoder(ops.reshape(codewords, (-1, *chunks.shape[1:])))[None])
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(chunks) // BATCH) * args.epochs)
+    model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=16)
+    model.fit(chunks, chunks, batch_size=BATCH, epochs=args.epochs, callbacks=[watch], verbose=0)
+
+
+def train_kmeans(quantizer, chunks, args, rng):
+    """Train a codebook by k-means on vectors, chunks [n][dec][K], filtered at random."""
+    some = chunks[rng.permutation(len(chunks))[:KMEANS]]
+    filtered = ops.convert_to_numpy(RandomFilter(args.eband_K, args.seed)(some, training=True))
+    x = filtered.reshape(-1, args.dec * args.eband_K)
+    start = spread(x[:START], args.num_embedding, rng)[0]
+    quantizer.codebooks.assign(kmeans2(x, start, iter=20, minit="matrix")[0][None])
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def encode(network, x, dec):
+    """Vectors z_e [v][D] and indices [v][1] that the sender makes of frames x [n][K]; v = n / dec, rounded up.
+
+    The last frame is repeated if needed.
+    """
+    encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
+    x = np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge").reshape(-1, dec, x.shape[1])
+    z_e = [encoder(x[start : start + BLOCK]) for start in range(0, len(x), BLOCK)]
+    indices = [ops.convert_to_numpy(quantizer.search(z)) for z in z_e]
+    return np.concatenate(z_e), np.concatenate(indices)
+
+
+def decode(network, indices, dec):
+    """Frames x_hat [v · dec][K] that the receiver makes of indices [v][1]."""
+    z_q = network.get_layer("quantizer").decode(indices)
+    x_hat = ops.convert_to_numpy(network.get_layer("decoder")(z_q))
+    return x_hat.reshape(-1, x_hat.shape[2])
+
+
+def code(network, x, dec):
+    """Sender and receiver: z_e [v][D], indices [v][stages] and x_hat [n][K] of frames x [n][K]."""
+    z_e, indices = encode(network, x, dec)
+    return z_e, indices, decode(network, indices, dec)[: len(x)]
+
+
+def code_by_kmeans(network, x, dec):
+    """Frames x_hat [n][K] that k-means makes of frames x [n][K]."""
+    quantizer = network.get_layer("kmeans")
+    vectors = np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge").reshape(-1, dec * x.shape[1])
+    x_hat = [quantizer.decode(quantizer.search(vectors[i : i + BLOCK])) for i in range(0, len(vectors), BLOCK)]
+    return np.concatenate(x_hat).reshape(-1, x.shape[1])[: len(x)]
+
+
+def usage(indices, M):
+    """How often each codeword is used [stages][M]."""
+    return np.stack([np.bincount(index, minlength=M) for index in indices.T])
+
+
+def evaluate(part, x, network, args):
+    """Print the figures of frames x [n][K]; returns SD of every frame in dB², {name: [n]}."""
+    _, indices, x_hat = code(network, x, args.dec)
+    estimates = {"network": x_hat, "k-means": code_by_kmeans(network, x, args.dec)}
+    sd = {name: np.mean((x - estimate) ** 2, axis=1) for name, estimate in estimates.items()}
+    for name, values in sd.items():
+        print(f"{part} {name} SD: {values.mean():.2f} dB²")
+    for stage, counts in enumerate(usage(indices, args.num_embedding)):
+        print(f"{part} codewords of stage {stage + 1} in use: {100 * np.mean(counts > 0):.1f} %")
+    print(f"{part} frames: {len(x)}")
+    return sd
+
+
+# ---------------------------------------------------------------- plots
+
+
+def draw_training(axes, watch, z_e, indices):
+    """Encoder space of each stage with its codewords, how often they are used; loss terms and share in use by epoch."""
+    codebooks = ops.convert_to_numpy(watch.network.get_layer("quantizer").codebooks)
+    for stage, ((space, used), codebook) in enumerate(zip(axes.T, codebooks, strict=False)):
+        plane = np.linalg.eigh(np.cov(z_e.T))[1][:, :-3:-1]  # the two axes with the largest variance
+        cloud, codewords = (z_e - z_e.mean(axis=0)) @ plane, (codebook - z_e.mean(axis=0)) @ plane
+        limits = np.percentile(cloud, [0.1, 99.9], axis=0).T
+        density = np.histogram2d(*cloud.T, 80, limits)[0]
+        space.imshow(np.sqrt(density.T), origin="lower", extent=limits.ravel(), aspect="auto", cmap="Blues")
+        space.plot(*codewords.T, ".", color="C1", markersize=3)
+        space.set(xlim=limits[0], ylim=limits[1], xlabel="Principal axis 1", ylabel="Principal axis 2")
+        space.set_title(["encoder output and codewords", "what stage 1 leaves over, and codewords"][stage])
+        used.plot(np.sort(watch.usage[-1][stage])[::-1], color="C0")
+        used.set(xlabel="Codeword, most used first", ylabel="Vectors", title=f"use of codebook {stage + 1}")
+        z_e = z_e - codebook[indices[:, stage]]
+    terms, share = axes[:, -1]
+    error = np.array(watch.error) * SCALE_DB**2
+    lines = {"reconstruction": watch.sd, "held-out": watch.held_sd, "codebook": error, "commitment": BETA * error}
+    for (name, values), style in zip(lines.items(), (".-C0", ".-C1", "--k", ":k"), strict=True):
+        terms.semilogy(watch.epochs, values, style, label=name)
+    terms.set(xlabel="Epoch", ylabel="dB²", xlim=(0, watch.args.epochs), title=f"held-out {watch.held_sd[-1]:.2f} dB²")
+    terms.legend()
+    for stage, (counts, style) in enumerate(zip(np.moveaxis(watch.usage, 1, 0), (".-C0", ".--C1"), strict=False)):
+        share.plot(watch.epochs, 100 * np.mean(counts > 0, axis=1), style, label=f"stage {stage + 1}")
+    share.set(xlabel="Epoch", ylabel="Codewords in use (%)", xlim=(0, watch.args.epochs), ylim=(0, 105))
+    share.legend()
+
+
+# ---------------------------------------------------------------- main
+
+
+def load(filename):
+    """Network that was written by this script; FormatError when it is broken."""
+    try:
+        return keras.models.load_model(filename, compile=False)
+    except Exception as error:  # Keras has many words for it
+        why = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
+        raise codec2_model.FormatError(f"{filename}: not a network that can be run: {why}") from None
+
+
+def main(args, x, test):
+    keras.utils.set_random_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    nb_train = len(x) - len(x) // 10  # cut off before chunks overlap
+    film = None
+    if args.nnin:
+        parts, network = {"file": x}, load(args.nnin)
+    else:
+        parts = {"train": x[:nb_train], "held-out": x[nb_train:]}
+        network = build_network(parts["train"].mean(axis=0), args)
+        step = 1 if args.overlap else args.dec
+        chunks = x[np.arange(0, nb_train - args.dec + 1, step)[:, None] + np.arange(args.dec)]
+        train_kmeans(network.get_layer("kmeans"), chunks, args, rng)
+        if not args.noplots:
+            film = vq_pager.Film(draw_training, f"{NAME}_training", args.plot_dir, (2, 2))
+        train(network, chunks, Watch(network, parts, film, args), args, rng)
+        codec2_model.write_network(network, {**vars(args), "script": NAME}, args.nnout)
+    if test is not None:
+        parts["test"] = test
+    bits = np.log2(args.num_embedding)
+    print(f"bits: {bits:g} per vector")
+    print(f"bit rate: {bits / (args.dec * codec2_model.FRAME_S):g} bit/s")
+    for part, frames in parts.items():
+        sd = evaluate(part, frames, network, args)
+
+    sent = x if test is None else test
+    _, indices, x_hat = code(network, sent, args.dec)
+    if args.vqout:
+        for stage, codebook in enumerate(ops.convert_to_numpy(network.get_layer("quantizer").codebooks)):
+            codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
+    if args.testout:
+        codec2_model.write_rate_K(x_hat, args.testout)
+    if args.indexout:
+        with codec2_model.replacing(args.indexout) as new, open(new, "wb") as file:
+            np.save(file, indices)
+    if film:
+        film.show()
+    if not args.noplots:
+        vq_pager.show({f"{NAME}_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
+        first = nb_train if "held-out" in parts and test is None else 0
+        vq_pager.page_vectors({"original": sent, "decoded": x_hat}, first, f"{NAME}_frames", args.plot_dir, nb_png=2)
+    print(f"{sd['network'].mean():.2f}")
+
+
+if __name__ == "__main__":
+    main(ARGS, DATA, TEST)
