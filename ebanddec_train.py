@@ -96,7 +96,7 @@ def fit_baseline(bands, records, args):
 
     The constants come from all harmonics, as those above the cutoff are heard too, but nothing else is learnt for them.
     """
-    hz = BAND_HZ if args.eband_K == len(BAND_HZ) else np.linspace(0, args.Fs / 2, args.eband_K)
+    hz = BAND_HZ if args.eband_K == len(BAND_HZ) else np.linspace(0, args.Fs / 2, args.eband_K)  # a guess
     bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
     lines = np.float32([np.interp(bins_hz, hz[args.eband_start :], e) for e in np.eye(bands.shape[1])])
     total, count = np.zeros(WIDTH), np.zeros(WIDTH)
