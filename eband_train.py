@@ -19,12 +19,13 @@ Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file a
 import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is: its threads would get in TensorFlow's way
+
 import numpy as np
 
 import codec2_model
 import vq_pager
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 WIDTH = 128  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ

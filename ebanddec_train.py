@@ -19,13 +19,13 @@ Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file a
 import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is: its threads would get in TensorFlow's way
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 import codec2_model
 import vq_pager
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 WIDTH = 128  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
@@ -86,8 +86,8 @@ def load(features, model, args):
 
 def pairs(bands, target, dec):
     """Views of all vectors [p][2][K] dec frames apart, and of target [p][dec][WIDTH] from the first one's frame on."""
-    vectors = sliding_window_view(bands, dec + 1, axis=0)[:, :, ::dec]
-    windows = sliding_window_view(target, dec, axis=0)[: len(vectors)]
+    vectors = np.lib.stride_tricks.sliding_window_view(bands, dec + 1, axis=0)[:, :, ::dec]
+    windows = np.lib.stride_tricks.sliding_window_view(target, dec, axis=0)[: len(vectors)]
     return [vectors.transpose(0, 2, 1), windows.transpose(0, 2, 1)]
 
 

@@ -20,13 +20,14 @@ file as c2sim or c2enc writes it; errors in dB².
 import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is: its threads would get in TensorFlow's way
+
 import numpy as np
 
 import c2sim
 import codec2_model
 import vq_pager
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 K = codec2_model.NEWAMP1_K  # values in a vector
 WIDTH = 256  # output bins over 0…pi
