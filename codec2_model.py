@@ -17,7 +17,9 @@ import contextlib
 import errno
 import json
 import math
+import mmap
 import os
+import signal
 import stat
 import sys
 import zipfile
@@ -35,11 +37,18 @@ SPOT_CHECKS = 256  # records that read() looks at, however long the file
 RECORD = np.dtype(
     [("Wo", "<f4"), ("L", "<i4"), ("A", "<f4", MAX_AMP + 1), ("phi", "<f4", MAX_AMP + 1), ("voiced", "<i4")]
 )
+NEWAMP1_K = 20  # values in a newamp1 vector
+MLFEAT = 201  # floats in a record of c2enc --mlfeat: mean, 20 mean-free values, 20 of them quantised, A[0…159]
 CHUNK = 4096  # records handled at a time (5 MB), so that memory does not grow with the file
 
 
 class FormatError(ValueError):
     """A file that is not what it should be: the message names the file, what is wrong and what was expected."""
+
+
+def chunks(nb_frames):
+    """Slices of CHUNK frames, the last one shorter."""
+    return [slice(start, min(start + CHUNK, nb_frames)) for start in range(0, nb_frames, CHUNK)]
 
 
 # ---------------------------------------------------------------- model records
@@ -62,12 +71,16 @@ def read(filename, max_nb_samples=None):
 def check(filename, Wo, L, A):
     """Read every record that read() has opened; FormatError for the first that cannot be a harmonic series.
 
-    Leftovers in entry 0 and above L, amplitudes of 0 (digital silence) and frames with L = 0 are fine.
+    Leftovers in entry 0 and above L, amplitudes of 0 (digital silence) and frames with L = 0 are fine.  Returns Wo
+    and L in memory: looking at all of them in the file would map every page of it.
     """
-    for start in range(0, len(Wo), CHUNK):
-        part = slice(start, start + CHUNK)
+    Wo_copy, L_copy = np.empty(len(Wo), np.float32), np.empty(len(L), np.int32)
+    for part in chunks(len(Wo)):
         records = {"Wo": Wo[part], "L": L[part], "A": A[part]}
-        _check_records(filename, records, start + np.arange(len(Wo[part])))
+        _check_records(filename, records, range(part.start, part.stop))
+        Wo_copy[part], L_copy[part] = Wo[part], L[part]
+        release(A)
+    return Wo_copy, L_copy
 
 
 def _check_records(filename, records, numbers):
@@ -103,6 +116,22 @@ def write(Wo, L, A, phi, voiced, filename):
             file.write(records.data)
 
 
+def release(values):
+    """Give back the memory that the pages of a memory-mapped file take once they have been looked at."""
+    while isinstance(values, np.ndarray):
+        values = values.base
+    if isinstance(values, mmap.mmap):
+        values.madvise(mmap.MADV_DONTNEED)
+
+
+def check_frames(filename, nb_frames, needed, frame=None):
+    """FormatError when a file has fewer frames than needed, or not the one asked for with --frame."""
+    if nb_frames < needed:
+        raise FormatError(f"{filename}: {nb_frames} frames, expected at least {needed}")
+    if frame is not None and frame >= nb_frames:
+        raise FormatError(f"{filename}: {nb_frames} frames, no --frame {frame}")
+
+
 # ---------------------------------------------------------------- rate K vectors
 
 
@@ -122,17 +151,43 @@ def check_rate_K(filename, vectors, gain=10.0):
     low, high = np.array(DB_RANGE) * gain / 10
     unit = {10: "dB", 1: "log10"}.get(gain, f"{gain:g} log10")
     all_log10 = gain > 1
-    for start in range(0, len(vectors), CHUNK):
-        part = vectors[start : start + CHUNK]
+    for frames in chunks(len(vectors)):
+        part = vectors[frames]
         bad = ~((part >= low) & (part <= high))
         if bad.any():
             f, k = np.argwhere(bad)[0]
-            why = f"vector {start + f}: {part[f, k]:g} cannot be {unit}, expected {low:g} to {high:g}"
+            why = f"vector {frames.start + f}: {part[f, k]:g} cannot be {unit}, expected {low:g} to {high:g}"
             raise FormatError(f"{filename}: {why}: another kind of file, K or --gain?")
         all_log10 = all_log10 and part.min() >= DB_RANGE[0] / 10 and part.max() <= DB_RANGE[1] / 10
     if all_log10:
         why = f"no value above {DB_RANGE[1] // 10}, too low for speech in {unit}"
         raise FormatError(f"{filename}: {why}: log10, as before Dec 2020 (--gain 1)?")
+
+
+def read_newamp1(filename, model):
+    """Rate K vectors [n][20] in dB, and the quantised amplitudes A [n][160] that mlfeat records carry, else None."""
+    nb_frames = len(read(model)[0])
+    size = os.path.getsize(filename) / (4 * nb_frames)
+    if size not in (NEWAMP1_K, MLFEAT):
+        why = f"{size:g} floats for each of the {nb_frames} frames of {model}, expected {NEWAMP1_K} or {MLFEAT}"
+        raise FormatError(f"{filename}: {why}")
+    records = read_rate_K(filename, int(size))
+    if size == NEWAMP1_K:
+        return records, None
+    vectors = np.empty((nb_frames, NEWAMP1_K), np.float32)
+    for part in chunks(nb_frames):
+        vectors[part] = records[part, :1] + records[part, 1 : NEWAMP1_K + 1]
+        release(records)
+    return vectors, records[:, 2 * NEWAMP1_K + 1 :]
+
+
+def read_checked(filename, features, vectors, gain=10.0):
+    """Wo, L, A, phi, voiced as from read(), of the frames that `vectors` of the file `features` are of; all checked."""
+    Wo, L, A, phi, voiced = read(filename)
+    if len(vectors) != len(Wo):
+        raise FormatError(f"{features}: {len(vectors)} frames, but {filename} has {len(Wo)}")
+    check_rate_K(features, vectors, gain)
+    return *check(filename, Wo, L, A), A, phi, voiced
 
 
 def write_rate_K(vectors, filename):
@@ -181,11 +236,11 @@ def to_bins(Wo, L, A, width, cutoff_hz, Fs=FS_HZ):
     target = np.full((len(Wo), width), np.nan, np.float16)
     cutoff = cutoff_hz * 2 * np.pi / Fs
     m = np.arange(MAX_AMP + 1)
-    for start in range(0, len(Wo), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in chunks(len(Wo)):
         wanted = harmonic_mask(L[part]) & (A[part] > 0) & (m * np.float64(Wo[part])[:, None] <= cutoff)
         frame = np.nonzero(wanted)[0]
-        target[start + frame, harmonic_bins(Wo[part], width)[wanted]] = 20 * np.log10(A[part][wanted])
+        target[part.start + frame, harmonic_bins(Wo[part], width)[wanted]] = 20 * np.log10(A[part][wanted])
+        release(A)
     return target
 
 
@@ -199,7 +254,7 @@ def from_bins(spectrum, Wo, L):
 # ---------------------------------------------------------------- networks
 
 
-def write_network(network, options, filename):
+def save_network(network, options, filename):
     """Write a Keras network and, as options.json in the same archive, the options that tell how to use it."""
     with replacing(filename) as new:
         network.save(new)
@@ -265,6 +320,17 @@ def positive(text):
     return int(text)
 
 
+def ctrl_c(stop):
+    """From now on the first Ctrl-C calls stop(), to end long work early, a second one aborts; None: back to usual."""
+
+    def first(*_):
+        print("stopping, Ctrl-C again aborts")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    signal.signal(signal.SIGINT, first if stop else signal.default_int_handler)
+
+
 def plain_errors():
     """End the script with one line on stderr for a file that is bad or cannot be used, and quietly after Ctrl-C."""
 
@@ -303,12 +369,10 @@ def main(argv=None):
     args = parse_args(argv)
     Wo, L, A, _, voiced = read(args.model, args.nb_samples)
     check(args.model, Wo, L, A)
-    if args.frame is not None and args.frame >= len(Wo):
-        raise FormatError(f"{args.model}: {len(Wo)} frames, no --frame {args.frame}")
+    check_frames(args.model, len(Wo), 1, args.frame)
     F0_hz = Wo * (FS_HZ / (2 * np.pi))
     power = np.zeros(len(Wo))  # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
-    for start in range(0, len(Wo), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in chunks(len(Wo)):
         power[part] = 2 * np.sum(np.square(A[part], dtype=np.float64), axis=1, where=harmonic_mask(L[part]))
     print(f"frames: {len(Wo)}")
     print(f"length: {len(Wo) * FRAME_S:.2f} s")

@@ -13,9 +13,7 @@ Units: as in the script that trained the network; errors in dB².
 """
 
 import argparse
-import json
 import os
-import zipfile
 
 import numpy as np
 
@@ -25,7 +23,6 @@ import vq_pager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-K, MLFEAT = 20, 201  # floats in a newamp1 vector, and in a record of c2enc 700C --mlfeat
 SCRIPTS = ("eband_train", "ebanddec_train", "newamp1_train")  # whose networks run here
 F_CUTOFF_HZ = 3600  # figures over harmonics up to here
 
@@ -43,11 +40,7 @@ def parse_args():
     group.add_argument("model", metavar="MODEL", help="model records of the same frames")
     group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
     group.add_argument(
-        "--dec",
-        type=codec2_model.positive,
-        default=1,
-        metavar="N",
-        help="use every N-th vector and interpolate the others",
+        "--dec", type=codec2_model.positive, default=1, metavar="N", help="interpolate all but every N-th"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--modelout", metavar="OUT", help="write the model file with the network's amplitudes")
@@ -63,53 +56,17 @@ def parse_args():
 # ---------------------------------------------------------------- data
 
 
-def chunks(nb_frames):
-    """Slices of so many frames that memory does not grow with the file."""
-    return [slice(start, start + codec2_model.CHUNK) for start in range(0, nb_frames, codec2_model.CHUNK)]
-
-
-def read_options(filename):
-    """Options that a network was trained with."""
-    with open(filename, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                options = json.loads(archive.read("options.json"))
-            known = options["script"] in SCRIPTS
-        except Exception:  # a broken archive has many ways to be one
-            known = False
-    if not known:
-        raise codec2_model.FormatError(f"{filename}: expected a network of {', '.join(SCRIPTS)}")
-    return options
-
-
-def read_vectors(features, model, nb_frames):
-    """Rate K vectors [n][20] in dB, and the quantised amplitudes A [n][161] that mlfeat records carry, else None."""
-    size = os.path.getsize(features) / (4 * nb_frames)
-    if size not in (K, MLFEAT):
-        why = f"{size:g} floats for each of the {nb_frames} frames of {model}, expected {K} or {MLFEAT}"
-        raise codec2_model.FormatError(f"{features}: {why}")
-    records = codec2_model.read_rate_K(features, int(size))
-    if size == K:
-        return records, None
-    return records[:, :1] + records[:, 1 : K + 1], np.pad(records[:, 2 * K + 1 :], ((0, 0), (0, 1)))
-
-
 def load(args, options):
     """Vectors [n][K] in dB; model records Wo, L, A, phi, voiced; target [n][width] in dB."""
-    records = codec2_model.read(args.model)
-    nb_frames = len(records[0])
+    codec2_model.read(args.model)  # a file that is not one of these is told of first
     if options["script"] == "newamp1_train":
-        vectors, _ = read_vectors(args.features, args.model, nb_frames)
-        codec2_model.check_rate_K(args.features, vectors)
+        vectors, _ = codec2_model.read_newamp1(args.features, args.model)
+        records = codec2_model.read_checked(args.model, args.features, vectors)
     else:
         vectors = codec2_model.read_rate_K(args.features, options["eband_K"])
-        if len(vectors) != nb_frames:
-            raise codec2_model.FormatError(f"{args.features}: {len(vectors)} frames, but {args.model} has {nb_frames}")
-        codec2_model.check_rate_K(args.features, vectors, options["gain"])
+        records = codec2_model.read_checked(args.model, args.features, vectors, options["gain"])
         vectors = vectors[:, options["eband_start"] :] * np.float32(10 / options["gain"])
-    codec2_model.check(args.model, *records[:3])
-    if args.frame >= len(vectors[: args.nb_samples]):
-        raise codec2_model.FormatError(f"{args.features}: {len(vectors)} frames, no --frame {args.frame}")
+    codec2_model.check_frames(args.features, len(vectors[: args.nb_samples]), 1, args.frame)
     if args.dec > 1 and "dec" in options:
         raise codec2_model.FormatError(f"{args.network}: has --dec {options['dec']} of its own, expected no --dec")
     vectors, *records = (values[: args.nb_samples] for values in (vectors, *records))
@@ -131,7 +88,7 @@ def decimate(vectors, dec):
 
 def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: options and data."""
-    options = read_options(args.network)
+    options = codec2_model.read_options(args.network, SCRIPTS)
     if args.modelout:
         codec2_model.check_folder(args.modelout)
     data = load(args, options)
@@ -146,6 +103,7 @@ if __name__ == "__main__":
     OPTIONS, DATA = prepare(ARGS)
 
 import keras
+import matplotlib.pyplot as plt
 
 # ---------------------------------------------------------------- evaluation
 
@@ -156,31 +114,25 @@ def distortion(target, estimate):
     SD is the mean squared error over the targets of a frame, variance the same without the mean error of the frame.
     target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
     """
-    has_target = ~np.isnan(target)
-    count = has_target.sum(axis=1)
-    used = count > 0
-    error = np.where(has_target, target - estimate, 0)[used].astype(np.float64)
-    mean = error.sum(axis=1) / count[used]
-    sd = (error**2).sum(axis=1) / count[used]
-    return sd, sd - mean**2
+    used = ~np.isnan(target).all(axis=1)
+    error = np.float64(target[used]) - estimate[used]
+    return np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)
 
 
-def evaluate(part, target, estimates):
-    """Print the figures of a part of the data for estimates {name: function of a slice of frames}; returns their SD.
+def evaluate(part, estimates, data):
+    """Print the figures of a part of the data; returns SD by frame {name: [n]}, of the frames that have a target.
 
-    SD is by frame, {name: [n]}, of the frames that have a target.
+    estimates(data) gives the target and {name: estimate}, all dB [n][WIDTH].
     """
-    by_frame = {}
-    for name, estimate in estimates.items():
-        figures = []
-        for frames in chunks(len(target)):
-            wanted = target[frames].reshape(-1, target.shape[-1])
-            figures.append(distortion(wanted, estimate(frames).reshape(wanted.shape)))
-        by_frame[name], variance = np.concatenate(figures, axis=1)
-        print(f"{part} {name} SD: {by_frame[name].mean():.2f} dB²")
+    parts = ([values[frames] for values in data] for frames in codec2_model.chunks(len(data[0])))
+    figures = [{name: distortion(target, dB) for name, dB in known.items()} for target, known in map(estimates, parts)]
+    sd = {}
+    for name in figures[0]:
+        sd[name], variance = np.concatenate([chunk[name] for chunk in figures], axis=1)
+        print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
         print(f"{part} {name} variance: {variance.mean():.2f} dB²")
     print(f"{part} frames: {len(variance)}")
-    return by_frame
+    return sd
 
 
 # ---------------------------------------------------------------- plots
@@ -188,8 +140,6 @@ def evaluate(part, target, estimates):
 
 def plot_sd(sd):
     """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
-    import matplotlib.pyplot as plt
-
     fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
     bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
     for i, (name, values) in reversed(list(enumerate(sd.items()))):
@@ -206,10 +156,9 @@ def draw_frames(fig, frames, records, estimates, Fs):
     """Six frames: spectra of the model file and of estimates {name: dB [frames][width]}; below them the waveforms."""
     axes = fig.subplots(4, 3)
     n = np.arange(-80, 80)
-    for i, f in enumerate(frames):
+    for i, (f, spectra, waves) in enumerate(zip(frames, axes[::2].flat, axes[1::2].flat, strict=False)):
         Wo, L, A, phi, _ = (values[f : f + 1] for values in records)
         m = np.arange(1, L[0] + 1)
-        spectra, waves = axes[i // 3 * 2, i % 3], axes[i // 3 * 2 + 1, i % 3]
         amplitudes = {name: codec2_model.from_bins(x[i : i + 1], Wo, L) for name, x in estimates.items()}
         for (name, A_hat), colour in zip({"original": A, **amplitudes}.items(), ("black", "C0", "C1"), strict=True):
             spectra.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=name)
@@ -224,9 +173,8 @@ def draw_frames(fig, frames, records, estimates, Fs):
 
 def match_mean(estimate, target):
     """The estimate [...][WIDTH] in dB, shifted to the mean of the target of each frame."""
-    error = np.where(np.isnan(target), 0, target - estimate).astype(np.float32)
     count = np.sum(~np.isnan(target), axis=-1, keepdims=True)
-    return estimate + error.sum(axis=-1, keepdims=True) / np.maximum(count, 1)
+    return estimate + np.nansum(target - estimate, axis=-1, keepdims=True) / np.maximum(count, 1)
 
 
 def estimators(network, options, vectors, records, target):
@@ -263,23 +211,28 @@ def main(args, options, data):
     vectors, records, target = data
     try:
         network = keras.models.load_model(args.network, compile=False)
-        estimates = estimators(network, options, vectors, records, target)
-        for estimate in estimates.values():
-            estimate(slice(0, 1)).reshape(1, options["width"])
+        known = estimators(network, options, vectors, records, target)
+        for estimate in known.values():
+            estimate(np.arange(1)).reshape(1, options["width"])
     except Exception as error:  # Keras has many words for a network that is broken, or of another shape
         why = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
         raise codec2_model.FormatError(f"{args.network}: not a network that can be run: {why}") from None
-    sd = evaluate("file", target, estimates)
+
+    def estimates(data):
+        frames = data[0]
+        return target[frames], {name: estimate(frames) for name, estimate in known.items()}
+
+    sd = evaluate("file", estimates, [np.arange(len(target))])
     if args.modelout:
         Wo, L, A, phi, voiced = records
         A_hat = np.empty(A.shape, np.float32)
-        for part in chunks(len(Wo)):
-            A_hat[part] = codec2_model.from_bins(estimates["network"](part), Wo[part], L[part])
+        for part in codec2_model.chunks(len(Wo)):
+            A_hat[part] = codec2_model.from_bins(known["network"](part), Wo[part], L[part])
         codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
 
     def draw(fig, page):
         frames = np.arange(args.frame + 6 * page, min(args.frame + 6 * page + 6, len(target)))
-        draw_frames(fig, frames, records, {name: f(frames) for name, f in estimates.items()}, options["Fs"])
+        draw_frames(fig, frames, records, estimates([frames])[1], options["Fs"])
 
     if not args.noplots:
         vq_pager.show({"eband_out_sd": plot_sd(sd)}, args.plot_dir)

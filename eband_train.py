@@ -16,18 +16,16 @@ with --Wo SD 10.44 ± 0.02, variance 10.24 ± 0.02 dB²; without 15.27 ± 0.06, 
 Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
 """
 
-import argparse
-import json
 import os
-import signal
-import zipfile
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is: its threads would get in TensorFlow's way
 
 import numpy as np
 
 import codec2_model
 import vq_pager
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 WIDTH = 128  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
@@ -39,14 +37,9 @@ FILTER_DB = 2  # training data is filtered at random, smoothly with this rms …
 CUTOFF_SLOPE, CUTOFF_DB = 0.25, 50  # … and with cutoffs of at most so many dB/Hz and dB
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
-# ---------------------------------------------------------------- arguments
-
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Train a network from band energies to rate L.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ArgumentParser(description="Bands to rate L.", formatter_class=ArgumentDefaultsHelpFormatter)
     group = parser.add_argument_group("data")
     group.add_argument("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
     group.add_argument("model", metavar="MODEL", help="model records of the same frames")
@@ -56,12 +49,9 @@ def parse_args():
     group.add_argument("--gain", type=float, default=10, help="features divided by this are log10(energy)")
     group.add_argument("--Fs", type=float, default=8000, metavar="Hz", help="sample rate of the speech")
     group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
-    group = parser.add_argument_group("network")
+    group = parser.add_argument_group("network and training")
     group.add_argument("--Wo", action="store_true", help="give the network the fundamental as well")
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs", type=codec2_model.positive, default=20, metavar="N", help="passes through the training frames"
-    )
+    group.add_argument("--epochs", type=codec2_model.positive, default=20, metavar="N", help="passes through the data")
     group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default="ampnn.keras", metavar="NET", help="write the network here")
@@ -79,31 +69,16 @@ def parse_args():
 # ---------------------------------------------------------------- data
 
 
-def chunks(nb_frames):
-    """Slices of so many frames that memory does not grow with the file."""
-    return [slice(start, start + codec2_model.CHUNK) for start in range(0, nb_frames, codec2_model.CHUNK)]
-
-
 def load(features, model, args):
-    """Inputs [bands [n][K] in dB] or [bands, Wo [n][1]]; Wo, L, A, phi, voiced; target [n][WIDTH] in dB."""
+    """Data [bands [n][K], target [n][WIDTH]] in dB, [bands, Wo [n][1], target] with --Wo; Wo, L, A, phi, voiced."""
     bands = codec2_model.read_rate_K(features, args.eband_K)
-    records = codec2_model.read(model)
-    if len(bands) != len(records[0]):
-        raise codec2_model.FormatError(f"{features}: {len(bands)} frames, but {model} has {len(records[0])}")
-    codec2_model.check_rate_K(features, bands, args.gain)
-    codec2_model.check(model, *records[:3])
-    records = [values[: args.nb_samples] for values in records]
+    records = codec2_model.read_checked(model, features, bands, args.gain)
+    Wo, L, A, _, _ = records = [values[: args.nb_samples] for values in records]
     bands = bands[: args.nb_samples, args.eband_start :] * np.float32(10 / args.gain)
-    target = codec2_model.to_bins(*records[:3], WIDTH, F_CUTOFF_HZ, args.Fs)
+    target = codec2_model.to_bins(Wo, L, A, WIDTH, F_CUTOFF_HZ, args.Fs)
     if np.isnan(target).all():
         raise codec2_model.FormatError(f"{model}: digital silence only, nothing to learn from")
-    return [bands, records[0][:, None]] if args.Wo else [bands], records, target
-
-
-def band_hz(args):
-    """Centres of the bands that are used; of a K that is not 14 it is only known that they are spread over 0…Fs/2."""
-    hz = BAND_HZ if args.eband_K == len(BAND_HZ) else np.linspace(0, args.Fs / 2, args.eband_K)
-    return hz[args.eband_start :]
+    return [bands, Wo[:, None], target] if args.Wo else [bands, target], records
 
 
 def fit_baseline(bands, records, args):
@@ -111,10 +86,11 @@ def fit_baseline(bands, records, args):
 
     The constants come from all harmonics, as those above the cutoff are heard too, but nothing else is learnt for them.
     """
+    hz = BAND_HZ if args.eband_K == len(BAND_HZ) else np.linspace(0, args.Fs / 2, args.eband_K)  # a guess
     bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
-    lines = np.stack([np.interp(bins_hz, band_hz(args), e) for e in np.eye(bands.shape[1])]).astype(np.float32)
+    lines = np.float32([np.interp(bins_hz, hz[args.eband_start :], e) for e in np.eye(bands.shape[1])])
     total, count = np.zeros(WIDTH), np.zeros(WIDTH)
-    for part in chunks(len(bands)):
+    for part in codec2_model.chunks(len(bands)):
         target = codec2_model.to_bins(*(values[part] for values in records[:3]), WIDTH, args.Fs / 2, args.Fs)
         error = target - bands[part] @ lines
         total += np.nansum(error, axis=0)
@@ -122,43 +98,35 @@ def fit_baseline(bands, records, args):
     return lines, total / np.maximum(count, 1)
 
 
-def prepare(args):
-    """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
-    codec2_model.check_folder(args.nnout)
-    data = load(args.features, args.model, args)
-    nb_frames = len(data[2])
-    if nb_frames < MIN_FRAMES:
-        raise codec2_model.FormatError(f"{args.features}: {nb_frames} frames, expected at least {MIN_FRAMES}")
-    if args.frame is not None and args.frame >= nb_frames:
-        raise codec2_model.FormatError(f"{args.features}: {nb_frames} frames, no --frame {args.frame}")
-    return data, load(*args.test, args) if args.test else None
-
-
-if __name__ == "__main__":
+if __name__ == "__main__":  # all that can be wrong with the files shows before Keras is imported, which takes seconds
     codec2_model.plain_errors()
     ARGS = parse_args()
-    DATA, TEST = prepare(ARGS)
+    codec2_model.check_folder(ARGS.nnout)
+    DATA, RECORDS = load(ARGS.features, ARGS.model, ARGS)
+    codec2_model.check_frames(ARGS.features, len(RECORDS[0]), MIN_FRAMES, ARGS.frame)
+    TEST, _ = load(*ARGS.test, ARGS) if ARGS.test else (None, None)
 
 import keras
+import matplotlib.pyplot as plt
 from keras import layers, ops
 
 # ---------------------------------------------------------------- network
 
 
-def build_network(data, lines, offset):
+def build_network(bands, Wo, lines, offset):
     """Network from [bands [n][K] in dB] or [bands, Wo [n][1]] to dB [n][WIDTH]: a correction of the baseline.
 
-    `data` are training inputs, which tell the scaling; lines [K][WIDTH] and offset [WIDTH] are the baseline.
+    Training data `bands` and, if any, `Wo` tell the scaling; lines [K][WIDTH] and offset [WIDTH] are the baseline.
     """
-    inputs = [keras.Input(values.shape[1:]) for values in data]
+    inputs = [keras.Input(values.shape[1:]) for values in (bands, *Wo)]
     baseline = layers.Dense(WIDTH, trainable=False, name="interpolation")
     y = baseline(inputs[0])
     baseline.set_weights([lines, offset])
-    shape = data[0] - data[0].mean(axis=1, keepdims=True)
+    shape = bands - bands.mean(axis=1, keepdims=True)
     x = inputs[0] - ops.mean(inputs[0], axis=1, keepdims=True)
     x = layers.Normalization(mean=shape.mean(axis=0), variance=shape.var(axis=0))(x)
-    if len(inputs) == 2:
-        log_Wo = np.log(data[1])
+    if Wo:
+        log_Wo = np.log(Wo[0])
         scale = layers.Normalization(mean=log_Wo.mean(), variance=log_Wo.var())
         x = layers.Concatenate()([x, scale(ops.log(inputs[1]))])
     x = layers.Dense(HIDDEN, activation="gelu")(x)
@@ -168,45 +136,7 @@ def build_network(data, lines, offset):
     return keras.Model(inputs, layers.Add()([y, x]))
 
 
-class RandomResponse(layers.Layer):
-    """Frequency response [n][WIDTH] in dB of another microphone, room or radio for every frame; 0 when not training.
-
-    Three cosines over 0…Fs/2 with random weights; in half the frames a low pass, in half a high pass.
-    """
-
-    def __init__(self, seed):
-        super().__init__()
-        self.random = keras.random.SeedGenerator(seed)
-
-    def call(self, frames, training=False):
-        n = ops.shape(frames)[0]
-
-        def uniform(low, high):
-            return keras.random.uniform((n, 1), low, high, seed=self.random)
-
-        hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
-        cosines = np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000).astype(np.float32)
-        weights = keras.random.normal((n, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
-        above = ops.maximum(hz - uniform(2400, 4000), 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
-        below = ops.maximum(uniform(0, 500) - hz, 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
-        cutoffs = ops.minimum(above, CUTOFF_DB) + ops.minimum(below, CUTOFF_DB)
-        return (ops.matmul(weights, cosines) - cutoffs) * float(training)
-
-
-def filtered_bands(bands, target, response, lines):
-    """Bands [n][K] in dB after a filter with this response [n][WIDTH]; target [n][WIDTH] is the spectrum filtered.
-
-    They change as energies do: sums of squared amplitudes under triangles, those that `lines` [K][WIDTH] are made of.
-    """
-
-    def energies(spectrum):
-        return ops.log(ops.matmul(ops.exp(spectrum * np.log(10) / 10), lines.T)) * 10 / np.log(10)
-
-    spectrum = ops.where(ops.isnan(target), ops.matmul(bands, lines), target)
-    return bands + energies(spectrum + response) - energies(spectrum)
-
-
-# ---------------------------------------------------------------- loss
+# ---------------------------------------------------------------- loss and training
 
 
 def sparse_loss(target, estimate):
@@ -221,55 +151,79 @@ def sparse_loss(target, estimate):
     return ops.sum(sd) / ops.maximum(ops.sum(ops.cast(count > 0, error.dtype)), 1.0)
 
 
-# ---------------------------------------------------------------- training
+def random_response(random, n):
+    """Frequency responses [n][WIDTH] in dB of other microphones, rooms or radios.
+
+    Three cosines over 0…Fs/2 with random weights; in half the frames a low pass, in half a high pass.
+    """
+    hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
+    weights = random.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
+    low_hz, high_hz = np.float32([random.uniform(0, 500, (n, 1)), random.uniform(2400, 4000, (n, 1))])
+    low_slope, high_slope = np.float32(random.uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE, (2, n, 1))).clip(0)
+    low = np.minimum(low_slope * np.maximum(low_hz - hz, 0), CUTOFF_DB)
+    high = np.minimum(high_slope * np.maximum(hz - high_hz, 0), CUTOFF_DB)
+    return np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000)) - low - high
 
 
-class Progress(keras.callbacks.Callback):
-    """A line an epoch.  The first Ctrl-C ends training after the step that is running, a second one aborts."""
+def filtered_bands(bands, target, response, lines):
+    """Bands [n][K] in dB after a filter with this response [n][WIDTH]; target [n][WIDTH] is the spectrum filtered.
 
-    def on_train_begin(self, logs=None):
-        signal.signal(signal.SIGINT, self.stop)
-
-    def stop(self, *_):
-        print("stopping, Ctrl-C again aborts")
-        self.model.stop_training = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def on_epoch_end(self, epoch, logs):
-        print(
-            f"epoch {epoch + 1}/{self.params['epochs']}: train {logs['loss']:.2f}, held-out {logs['val_loss']:.2f} dB²"
-        )
-
-    def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    They change as energies do: sums of squared amplitudes under triangles, those that `lines` [K][WIDTH] are made of.
+    """
+    spectrum = np.where(np.isnan(target), bands @ lines, target)
+    before, after = (np.exp(x * np.float32(np.log(10) / 10)) @ lines.T for x in (spectrum, spectrum + response))
+    return bands + 10 * np.log10(after / before)
 
 
-def train(network, train_data, held_data, args):
-    """Fit the network to (inputs, target); returns the losses of the training and of the held-out part by epoch."""
-    target = keras.Input((WIDTH,))
-    lines = network.get_layer("interpolation").get_weights()[0]
-    bands, *other = network.inputs
-    response = RandomResponse(args.seed)(bands)
-    estimate = network([filtered_bands(bands, target, response, lines), *other]) - response  # to compare with target
-    model = keras.Model([*network.inputs, target], estimate)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(train_data[1]) // BATCH) * args.epochs)
+def filter_batch(random, batch, lines):
+    """A batch of training data after random filters."""
+    bands, *Wo, target = batch
+    target, response = np.float32(target), random_response(random, len(target))
+    return filtered_bands(bands, target, response, lines), *Wo, target + response
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of data after change(random, batch), if any, in another order every epoch; the data is not copied."""
+
+    def __init__(self, data, seed, change=None):
+        super().__init__()
+        self.data, self.change, self.random = data, change, np.random.default_rng(seed)
+        self.order = np.arange(len(data[0]))
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self.order) // BATCH)
+
+    def __getitem__(self, i):
+        batch = [values[self.order[i * BATCH : (i + 1) * BATCH]] for values in self.data]
+        *inputs, target = self.change(self.random, batch) if self.change else batch
+        return tuple(inputs), target
+
+    def on_epoch_end(self):
+        self.random.shuffle(self.order)
+
+
+def train(network, train_data, held_data, lines, args):
+    """Fit the network to filtered training data; returns by epoch their "loss" and the "val_loss" of held-out data."""
+    batches = Batches(train_data, args.seed, lambda random, batch: filter_batch(random, batch, lines))
+    held = Batches(held_data, args.seed)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, len(batches) * args.epochs)
+    model = keras.Model(network.inputs, network.output)  # the network is saved as it is, without optimiser and loss
     model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)
-    data, held = (([*inputs, target], target) for inputs, target in (train_data, held_data))
-    history = model.fit(
-        *data, batch_size=BATCH, epochs=args.epochs, validation_data=held, callbacks=[Progress()], verbose=0
-    ).history
-    return history["loss"], history["val_loss"]
+
+    def stop():
+        model.stop_training = True
+
+    def report(epoch, losses):
+        print(f"epoch {epoch + 1}/{args.epochs}: train {losses['loss']:.2f}, held-out {losses['val_loss']:.2f} dB²")
+
+    progress = keras.callbacks.LambdaCallback(on_train_begin=lambda _: codec2_model.ctrl_c(stop), on_epoch_end=report)
+    losses = model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
+    codec2_model.ctrl_c(None)
+    return losses
 
 
-def save(network, options, filename):
-    """Write the network and, as options.json in the same archive, the options that tell how to use it."""
-    with codec2_model.replacing(filename) as new:
-        network.save(new)
-        with zipfile.ZipFile(new, "a") as archive:
-            archive.writestr("options.json", json.dumps(options))
-
-
-# ---------------------------------------------------------------- evaluation
+# ---------------------------------------------------------------- evaluation and plots
 
 
 def distortion(target, estimate):
@@ -278,43 +232,31 @@ def distortion(target, estimate):
     SD is the mean squared error over the targets of a frame, variance the same without the mean error of the frame.
     target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
     """
-    has_target = ~np.isnan(target)
-    count = has_target.sum(axis=1)
-    used = count > 0
-    error = np.where(has_target, target - estimate, 0)[used].astype(np.float64)
-    mean = error.sum(axis=1) / count[used]
-    sd = (error**2).sum(axis=1) / count[used]
-    return sd, sd - mean**2
+    used = ~np.isnan(target).all(axis=1)
+    error = np.float64(target[used]) - estimate[used]
+    return np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)
 
 
-def evaluate(part, target, estimates):
-    """Print the figures of a part of the data for estimates {name: function of a slice of frames}; returns their SD.
+def evaluate(part, estimates, data):
+    """Print the figures of a part of the data; returns SD by frame {name: [n]}, of the frames that have a target.
 
-    SD is by frame, {name: [n]}, of the frames that have a target.
+    estimates(data) gives the target and {name: estimate}, all dB [n][WIDTH].
     """
-    by_frame = {}
-    for name, estimate in estimates.items():
-        figures = []
-        for frames in chunks(len(target)):
-            wanted = target[frames].reshape(-1, target.shape[-1])
-            figures.append(distortion(wanted, estimate(frames).reshape(wanted.shape)))
-        by_frame[name], variance = np.concatenate(figures, axis=1)
-        print(f"{part} {name} SD: {by_frame[name].mean():.2f} dB²")
+    parts = ([values[frames] for values in data] for frames in codec2_model.chunks(len(data[0])))
+    figures = [{name: distortion(target, dB) for name, dB in known.items()} for target, known in map(estimates, parts)]
+    sd = {}
+    for name in figures[0]:
+        sd[name], variance = np.concatenate([chunk[name] for chunk in figures], axis=1)
+        print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
         print(f"{part} {name} variance: {variance.mean():.2f} dB²")
     print(f"{part} frames: {len(variance)}")
-    return by_frame
+    return sd
 
 
-# ---------------------------------------------------------------- plots
-
-
-def plot_loss(losses, held_losses):
-    import matplotlib.pyplot as plt
-
+def plot_loss(losses):
     fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-    epochs = np.arange(1, len(losses) + 1)
-    ax.plot(epochs, losses, ".-", label="training part, filtered")
-    ax.plot(epochs, held_losses, ".-", label="held-out part")
+    for name, label in (("loss", "training part, filtered"), ("val_loss", "held-out part")):
+        ax.plot(np.arange(1, len(losses[name]) + 1), losses[name], ".-", label=label)
     ax.set(xlabel="Epoch", ylabel="SD (dB²)", title="Loss")
     ax.legend()
     return fig
@@ -322,8 +264,6 @@ def plot_loss(losses, held_losses):
 
 def plot_sd(sd):
     """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
-    import matplotlib.pyplot as plt
-
     fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
     bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
     for i, (name, values) in reversed(list(enumerate(sd.items()))):
@@ -340,10 +280,9 @@ def draw_frames(fig, frames, records, estimates, Fs):
     """Six frames: spectra of the model file and of estimates {name: dB [frames][width]}; below them the waveforms."""
     axes = fig.subplots(4, 3)
     n = np.arange(-80, 80)
-    for i, f in enumerate(frames):
+    for i, (f, spectra, waves) in enumerate(zip(frames, axes[::2].flat, axes[1::2].flat, strict=False)):
         Wo, L, A, phi, _ = (values[f : f + 1] for values in records)
         m = np.arange(1, L[0] + 1)
-        spectra, waves = axes[i // 3 * 2, i % 3], axes[i // 3 * 2 + 1, i % 3]
         amplitudes = {name: codec2_model.from_bins(x[i : i + 1], Wo, L) for name, x in estimates.items()}
         for (name, A_hat), colour in zip({"original": A, **amplitudes}.items(), ("black", "C0", "C1"), strict=True):
             spectra.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=name)
@@ -353,42 +292,35 @@ def draw_frames(fig, frames, records, estimates, Fs):
     axes[0, 0].legend()
 
 
-# ---------------------------------------------------------------- main
-
-
-def main(args, data, test):
+def main(args, data, records, test):
     keras.utils.set_random_seed(args.seed)
-    x, records, target = data
-    nb_train = len(target) - len(target) // 10  # the rest is cut off before anything is shuffled
-    train_x, held_x = [v[:nb_train] for v in x], [v[nb_train:] for v in x]
-    lines, offset = fit_baseline(train_x[0], [v[:nb_train] for v in records], args)
-    network = build_network(train_x, lines, offset)
+    nb_train = len(records[0]) - len(records[0]) // 10  # the rest is cut off before anything is shuffled
+    train_data, held_data = [values[:nb_train] for values in data], [values[nb_train:] for values in data]
+    bands, *Wo, _ = train_data
+    lines, offset = fit_baseline(bands, records, args)
+    network = build_network(bands, Wo, lines, offset)
     print(f"weights: {network.count_params()}")
-    losses = train(network, (train_x, target[:nb_train]), (held_x, target[nb_train:]), args)
-    save(network, {**vars(args), "script": "eband_train", "width": WIDTH}, args.nnout)
+    losses = train(network, train_data, held_data, lines, args)
+    codec2_model.save_network(network, {**vars(args), "script": "eband_train", "width": WIDTH}, args.nnout)
 
-    def estimates(x):
-        return {
-            "network": lambda frames: network.predict_on_batch([v[frames] for v in x]),
-            "interpolation": lambda frames: x[0][frames] @ lines + offset,
-        }
+    def estimates(data):
+        *inputs, target = data
+        return target, {"network": network.predict_on_batch(inputs), "interpolation": inputs[0] @ lines + offset}
 
-    evaluate("train", target[:nb_train], estimates(train_x))
-    sd = evaluate("held-out", target[nb_train:], estimates(held_x))
-    figure = sd["network"].mean()
-    if test:
-        figure = evaluate("test", test[2], estimates(test[0]))["network"].mean()
+    evaluate("train", estimates, train_data)
+    sd = evaluate("held-out", estimates, held_data)
+    last_sd = evaluate("test", estimates, test) if test else sd
     first = nb_train if args.frame is None else args.frame
 
     def draw(fig, page):
-        frames = np.arange(first + 6 * page, min(first + 6 * page + 6, len(target)))
-        draw_frames(fig, frames, records, {name: f(frames) for name, f in estimates(x).items()}, args.Fs)
+        frames = np.arange(first + 6 * page, min(first + 6 * page + 6, len(data[0])))
+        draw_frames(fig, frames, records, estimates([values[frames] for values in data])[1], args.Fs)
 
     if not args.noplots:
-        vq_pager.show({"eband_train_loss": plot_loss(*losses), "eband_train_sd": plot_sd(sd)}, args.plot_dir)
-        vq_pager.page_through(draw, -(-(len(target) - first) // 6), "eband_train_frames", args.plot_dir, nb_png=2)
-    print(f"{figure:.2f}")
+        vq_pager.show({"eband_train_loss": plot_loss(losses), "eband_train_sd": plot_sd(sd)}, args.plot_dir)
+        vq_pager.page_through(draw, -(-(len(data[0]) - first) // 6), "eband_train_frames", args.plot_dir, nb_png=2)
+    print(f"{last_sd['network'].mean():.2f}")
 
 
 if __name__ == "__main__":
-    main(ARGS, DATA, TEST)
+    main(ARGS, DATA, RECORDS, TEST)

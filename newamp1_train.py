@@ -17,11 +17,11 @@ Units: features in dB, rate K [frames][20] or c2enc's --mlfeat records [frames][
 file as c2sim or c2enc writes it; errors in dB².
 """
 
-import argparse
-import json
 import os
-import signal
-import zipfile
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is: its threads would get in TensorFlow's way
 
 import numpy as np
 
@@ -29,10 +29,7 @@ import c2sim
 import codec2_model
 import vq_pager
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
-K = 20  # values in a vector
-MLFEAT = 201  # floats in a record: mean, K mean-free values, K of them quantised, A[0…159] decoded from these
+K = codec2_model.NEWAMP1_K  # values in a vector
 WIDTH = 256  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
 HIDDEN = 256  # units of the three hidden layers
@@ -42,26 +39,17 @@ FILTER_DB = 2  # training data is filtered at random, smoothly with this rms …
 CUTOFF_SLOPE, CUTOFF_DB = 0.25, 20  # … and with cutoffs of at most so many dB/Hz and dB
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
-# ---------------------------------------------------------------- arguments
-
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description="Train a network from K = 20 vectors to rate L.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ArgumentParser(description="K = 20 vectors to rate L.", formatter_class=ArgumentDefaultsHelpFormatter)
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "features", metavar="FEATURES", help="rate K vectors [frames][20] or mlfeat records [frames][201]"
-    )
+    group.add_argument("features", metavar="FEATURES", help="rate K vectors [frames][20] or mlfeat [frames][201]")
     group.add_argument("model", metavar="MODEL", help="model records of the same frames")
     group.add_argument("--test", nargs=2, metavar=("F32", "MODEL"), help="another pair that is never trained on")
     group.add_argument("--Fs", type=float, default=8000, metavar="Hz", help="sample rate of the speech")
     group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs", type=codec2_model.positive, default=10, metavar="N", help="passes through the training frames"
-    )
+    group.add_argument("--epochs", type=codec2_model.positive, default=10, metavar="N", help="passes through the data")
     group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default="newamp1.keras", metavar="NET", help="write the network here")
@@ -77,34 +65,16 @@ def parse_args():
 # ---------------------------------------------------------------- data
 
 
-def chunks(nb_frames):
-    """Slices of so many frames that memory does not grow with the file."""
-    return [slice(start, start + codec2_model.CHUNK) for start in range(0, nb_frames, codec2_model.CHUNK)]
-
-
-def read_vectors(features, model, nb_frames):
-    """Rate K vectors [n][20] in dB, and the quantised amplitudes A [n][161] that mlfeat records carry, else None."""
-    size = os.path.getsize(features) / (4 * nb_frames)
-    if size not in (K, MLFEAT):
-        why = f"{size:g} floats for each of the {nb_frames} frames of {model}, expected {K} or {MLFEAT}"
-        raise codec2_model.FormatError(f"{features}: {why}")
-    records = codec2_model.read_rate_K(features, int(size))
-    if size == K:
-        return records, None
-    return records[:, :1] + records[:, 1 : K + 1], np.pad(records[:, 2 * K + 1 :], ((0, 0), (0, 1)))
-
-
 def load(features, model, args):
-    """Vectors [n][20] in dB; Wo, L, A, phi, voiced; target [n][WIDTH] in dB; quantised A [n][161] or None."""
-    records = codec2_model.read(model)
-    vectors, quantised = read_vectors(features, model, len(records[0]))
-    codec2_model.check_rate_K(features, vectors)
-    codec2_model.check(model, *records[:3])
+    """Data [vectors [n][20], target [n][WIDTH], both in dB, Wo, L, quantised A if any]; Wo, L, A, phi, voiced."""
+    vectors, quantised = codec2_model.read_newamp1(features, model)
+    records = codec2_model.read_checked(model, features, vectors)
     Wo, L, A, _, _ = records = [values[: args.nb_samples] for values in records]
     target = codec2_model.to_bins(Wo, L, A, WIDTH, F_CUTOFF_HZ, args.Fs)
     if np.isnan(target).all():
         raise codec2_model.FormatError(f"{model}: digital silence only, nothing to learn from")
-    return vectors[: args.nb_samples], records, target, quantised
+    vectors, *quantised = (values[: args.nb_samples] for values in (vectors, quantised) if values is not None)
+    return [vectors, target, Wo, L, *quantised], records
 
 
 def parabolas(Fs):
@@ -113,24 +83,16 @@ def parabolas(Fs):
     return c2sim.rate_K_at(np.eye(K), np.tile(bins_hz, (K, 1))).astype(np.float32)
 
 
-def prepare(args):
-    """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
-    codec2_model.check_folder(args.nnout)
-    data = load(args.features, args.model, args)
-    nb_frames = len(data[2])
-    if nb_frames < MIN_FRAMES:
-        raise codec2_model.FormatError(f"{args.features}: {nb_frames} frames, expected at least {MIN_FRAMES}")
-    if max(args.frames or [0]) >= nb_frames:
-        raise codec2_model.FormatError(f"{args.features}: {nb_frames} frames, no frame {max(args.frames)}")
-    return data, load(*args.test, args) if args.test else None
-
-
-if __name__ == "__main__":
+if __name__ == "__main__":  # all that can be wrong with the files shows before Keras is imported, which takes seconds
     codec2_model.plain_errors()
     ARGS = parse_args()
-    DATA, TEST = prepare(ARGS)
+    codec2_model.check_folder(ARGS.nnout)
+    DATA, RECORDS = load(ARGS.features, ARGS.model, ARGS)
+    codec2_model.check_frames(ARGS.features, len(RECORDS[0]), MIN_FRAMES, max(ARGS.frames or [0]))
+    TEST, _ = load(*ARGS.test, ARGS) if ARGS.test else (None, None)
 
 import keras
+import matplotlib.pyplot as plt
 from keras import layers, ops
 
 # ---------------------------------------------------------------- network
@@ -155,32 +117,7 @@ def build_network(vectors, lines):
     return network
 
 
-class RandomResponse(layers.Layer):
-    """Frequency response [n][WIDTH] in dB of another microphone, room or radio for every frame; 0 when not training.
-
-    Three cosines over 0…Fs/2 with random weights; in half the frames a low pass, in half a high pass.
-    """
-
-    def __init__(self, seed):
-        super().__init__()
-        self.random = keras.random.SeedGenerator(seed)
-
-    def call(self, frames, training=False):
-        n = ops.shape(frames)[0]
-
-        def uniform(low, high):
-            return keras.random.uniform((n, 1), low, high, seed=self.random)
-
-        hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
-        cosines = np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000).astype(np.float32)
-        weights = keras.random.normal((n, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
-        above = ops.maximum(hz - uniform(2400, 4000), 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
-        below = ops.maximum(uniform(0, 500) - hz, 0) * ops.maximum(uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE), 0)
-        cutoffs = ops.minimum(above, CUTOFF_DB) + ops.minimum(below, CUTOFF_DB)
-        return (ops.matmul(weights, cosines) - cutoffs) * float(training)
-
-
-# ---------------------------------------------------------------- loss
+# ---------------------------------------------------------------- loss and training
 
 
 def sparse_loss(target, estimate):
@@ -195,53 +132,71 @@ def sparse_loss(target, estimate):
     return ops.sum(sd) / ops.maximum(ops.sum(ops.cast(count > 0, error.dtype)), 1.0)
 
 
-# ---------------------------------------------------------------- training
+def random_response(random, n):
+    """Frequency responses [n][WIDTH] in dB of other microphones, rooms or radios.
+
+    Three cosines over 0…Fs/2 with random weights; in half the frames a low pass, in half a high pass.
+    """
+    hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
+    weights = random.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
+    low_hz, high_hz = np.float32([random.uniform(0, 500, (n, 1)), random.uniform(2400, 4000, (n, 1))])
+    low_slope, high_slope = np.float32(random.uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE, (2, n, 1))).clip(0)
+    low = np.minimum(low_slope * np.maximum(low_hz - hz, 0), CUTOFF_DB)
+    high = np.minimum(high_slope * np.maximum(hz - high_hz, 0), CUTOFF_DB)
+    return np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000)) - low - high
 
 
-class Progress(keras.callbacks.Callback):
-    """A line an epoch.  The first Ctrl-C ends training after the step that is running, a second one aborts."""
+def filter_batch(random, batch, at_vector):
+    """A batch of training data after random filters; at_vector [WIDTH][K] gives the response where the vectors are."""
+    vectors, target = batch
+    response = random_response(random, len(target))
+    return vectors + response @ at_vector, np.float32(target) + response
 
-    def on_train_begin(self, logs=None):
-        signal.signal(signal.SIGINT, self.stop)
 
-    def stop(self, *_):
-        print("stopping, Ctrl-C again aborts")
-        self.model.stop_training = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+class Batches(keras.utils.PyDataset):
+    """Batches of data after change(random, batch), if any, in another order every epoch; the data is not copied."""
 
-    def on_epoch_end(self, epoch, logs):
-        print(
-            f"epoch {epoch + 1}/{self.params['epochs']}: train {logs['loss']:.2f}, held-out {logs['val_loss']:.2f} dB²"
-        )
+    def __init__(self, data, seed, change=None):
+        super().__init__()
+        self.data, self.change, self.random = data, change, np.random.default_rng(seed)
+        self.order = np.arange(len(data[0]))
+        self.on_epoch_end()
 
-    def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def __len__(self):
+        return -(-len(self.order) // BATCH)
+
+    def __getitem__(self, i):
+        batch = [values[self.order[i * BATCH : (i + 1) * BATCH]] for values in self.data]
+        *inputs, target = self.change(self.random, batch) if self.change else batch
+        return tuple(inputs), target
+
+    def on_epoch_end(self):
+        self.random.shuffle(self.order)
 
 
 def train(network, train_data, held_data, args):
-    """Fit the network to (inputs, target); returns the losses of the training and of the held-out part by epoch."""
+    """Fit the network to filtered training data; returns by epoch their "loss" and the "val_loss" of held-out data."""
     bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
-    at_vector = np.stack([np.interp(c2sim.RATE_K_HZ, bins_hz, e) for e in np.eye(WIDTH)]).astype(np.float32)
-    response = RandomResponse(args.seed)(network.inputs[0])
-    estimate = network([network.inputs[0] + ops.matmul(response, at_vector)]) - response  # to compare with target
-    model = keras.Model(network.inputs, estimate)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(train_data[1]) // BATCH) * args.epochs)
+    at_vector = np.float32([np.interp(c2sim.RATE_K_HZ, bins_hz, e) for e in np.eye(WIDTH)])
+    batches = Batches(train_data, args.seed, lambda random, batch: filter_batch(random, batch, at_vector))
+    held = Batches(held_data, args.seed)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, len(batches) * args.epochs)
+    model = keras.Model(network.inputs, network.output)  # the network is saved as it is, without optimiser and loss
     model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)
-    history = model.fit(
-        *train_data, batch_size=BATCH, epochs=args.epochs, validation_data=held_data, callbacks=[Progress()], verbose=0
-    ).history
-    return history["loss"], history["val_loss"]
+
+    def stop():
+        model.stop_training = True
+
+    def report(epoch, losses):
+        print(f"epoch {epoch + 1}/{args.epochs}: train {losses['loss']:.2f}, held-out {losses['val_loss']:.2f} dB²")
+
+    progress = keras.callbacks.LambdaCallback(on_train_begin=lambda _: codec2_model.ctrl_c(stop), on_epoch_end=report)
+    losses = model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
+    codec2_model.ctrl_c(None)
+    return losses
 
 
-def save(network, options, filename):
-    """Write the network and, as options.json in the same archive, the options that tell how to use it."""
-    with codec2_model.replacing(filename) as new:
-        network.save(new)
-        with zipfile.ZipFile(new, "a") as archive:
-            archive.writestr("options.json", json.dumps(options))
-
-
-# ---------------------------------------------------------------- evaluation
+# ---------------------------------------------------------------- evaluation and plots
 
 
 def distortion(target, estimate):
@@ -250,43 +205,31 @@ def distortion(target, estimate):
     SD is the mean squared error over the targets of a frame, variance the same without the mean error of the frame.
     target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
     """
-    has_target = ~np.isnan(target)
-    count = has_target.sum(axis=1)
-    used = count > 0
-    error = np.where(has_target, target - estimate, 0)[used].astype(np.float64)
-    mean = error.sum(axis=1) / count[used]
-    sd = (error**2).sum(axis=1) / count[used]
-    return sd, sd - mean**2
+    used = ~np.isnan(target).all(axis=1)
+    error = np.float64(target[used]) - estimate[used]
+    return np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)
 
 
-def evaluate(part, target, estimates):
-    """Print the figures of a part of the data for estimates {name: function of a slice of frames}; returns their SD.
+def evaluate(part, estimates, data):
+    """Print the figures of a part of the data; returns SD by frame {name: [n]}, of the frames that have a target.
 
-    SD is by frame, {name: [n]}, of the frames that have a target.
+    estimates(data) gives the target and {name: estimate}, all dB [n][WIDTH].
     """
-    by_frame = {}
-    for name, estimate in estimates.items():
-        figures = []
-        for frames in chunks(len(target)):
-            wanted = target[frames].reshape(-1, target.shape[-1])
-            figures.append(distortion(wanted, estimate(frames).reshape(wanted.shape)))
-        by_frame[name], variance = np.concatenate(figures, axis=1)
-        print(f"{part} {name} SD: {by_frame[name].mean():.2f} dB²")
+    parts = ([values[frames] for values in data] for frames in codec2_model.chunks(len(data[0])))
+    figures = [{name: distortion(target, dB) for name, dB in known.items()} for target, known in map(estimates, parts)]
+    sd = {}
+    for name in figures[0]:
+        sd[name], variance = np.concatenate([chunk[name] for chunk in figures], axis=1)
+        print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
         print(f"{part} {name} variance: {variance.mean():.2f} dB²")
     print(f"{part} frames: {len(variance)}")
-    return by_frame
+    return sd
 
 
-# ---------------------------------------------------------------- plots
-
-
-def plot_loss(losses, held_losses):
-    import matplotlib.pyplot as plt
-
+def plot_loss(losses):
     fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-    epochs = np.arange(1, len(losses) + 1)
-    ax.plot(epochs, losses, ".-", label="training part, filtered")
-    ax.plot(epochs, held_losses, ".-", label="held-out part")
+    for name, label in (("loss", "training part, filtered"), ("val_loss", "held-out part")):
+        ax.plot(np.arange(1, len(losses[name]) + 1), losses[name], ".-", label=label)
     ax.set(xlabel="Epoch", ylabel="SD (dB²)", title="Loss")
     ax.legend()
     return fig
@@ -294,8 +237,6 @@ def plot_loss(losses, held_losses):
 
 def plot_errors(sd, level):
     """Histograms of SD {name: [n]} side by side; SD against frame level [n] in dB; SD of the first 300 frames."""
-    import matplotlib.pyplot as plt
-
     fig, axes = plt.subplots(3, len(sd), figsize=(9, 9), layout="constrained", squeeze=False)
     limit = max(np.percentile(values, 98) for values in sd.values())
     first = axes[2, 0].get_gridspec()
@@ -317,10 +258,9 @@ def draw_frames(fig, frames, records, estimates, Fs):
     """Six frames: spectra of the model file and of estimates {name: dB [frames][width]}; below them the waveforms."""
     axes = fig.subplots(4, 3)
     n = np.arange(-80, 80)
-    for i, f in enumerate(frames):
+    for i, (f, spectra, waves) in enumerate(zip(frames, axes[::2].flat, axes[1::2].flat, strict=False)):
         Wo, L, A, phi, _ = (values[f : f + 1] for values in records)
         m = np.arange(1, L[0] + 1)
-        spectra, waves = axes[i // 3 * 2, i % 3], axes[i // 3 * 2 + 1, i % 3]
         amplitudes = {name: codec2_model.from_bins(x[i : i + 1], Wo, L) for name, x in estimates.items()}
         for (name, A_hat), colour in zip({"original": A, **amplitudes}.items(), ("black", "C0", "C1"), strict=True):
             spectra.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=name)
@@ -330,52 +270,41 @@ def draw_frames(fig, frames, records, estimates, Fs):
     axes[0, 0].legend()
 
 
-# ---------------------------------------------------------------- main
-
-
-def main(args, data, test):
+def main(args, data, records, test):
     keras.utils.set_random_seed(args.seed)
-    vectors, records, target, _ = data
-    nb_train = len(target) - len(target) // 10  # the rest is cut off before anything is shuffled
-    train_part, held_part = slice(nb_train), slice(nb_train, None)
-    network = build_network(vectors[train_part], parabolas(args.Fs))
+    nb_train = len(records[0]) - len(records[0]) // 10  # the rest is cut off before anything is shuffled
+    train_data, held_data = [values[:nb_train] for values in data], [values[nb_train:] for values in data]
+    network = build_network(train_data[0], parabolas(args.Fs))
     print(f"weights: {network.count_params()}")
-    losses = train(network, *(([vectors[part]], target[part]) for part in (train_part, held_part)), args)
-    save(network, {**vars(args), "script": "newamp1_train", "width": WIDTH}, args.nnout)
+    losses = train(network, train_data[:2], held_data[:2], args)
+    codec2_model.save_network(network, {**vars(args), "script": "newamp1_train", "width": WIDTH}, args.nnout)
 
-    def estimates(part, data):
-        vectors, quantised, Wo, L = (x if x is None else x[part] for x in (data[0], data[3], *data[1][:2]))
+    def estimates(data):
+        vectors, target, Wo, L, *quantised = data
+        amplitudes = {"conventional": c2sim.rate_K_to_L(vectors, Wo, L)}
+        if quantised:
+            amplitudes["700C quantised"] = np.maximum(np.pad(quantised[0], ((0, 0), (0, 1))), 1e-5)
+        known = {name: codec2_model.to_bins(Wo, L, A, WIDTH, args.Fs / 2, args.Fs) for name, A in amplitudes.items()}
+        return target, {"network": network.predict_on_batch([vectors]), **known}
 
-        def conventional(frames):
-            A = c2sim.rate_K_to_L(vectors[frames], Wo[frames], L[frames])
-            return codec2_model.to_bins(Wo[frames], L[frames], A, WIDTH, args.Fs / 2, args.Fs)
-
-        def decoded_700C(frames):
-            A = np.maximum(quantised[frames], 1e-5)
-            return codec2_model.to_bins(Wo[frames], L[frames], A, WIDTH, args.Fs / 2, args.Fs)
-
-        known = {"network": lambda frames: network.predict_on_batch([vectors[frames]]), "conventional": conventional}
-        return known if quantised is None else {**known, "700C quantised": decoded_700C}
-
-    evaluate("train", target[train_part], estimates(train_part, data))
-    sd = evaluate("held-out", target[held_part], estimates(held_part, data))
-    figure = sd["network"].mean()
-    if test:
-        figure = evaluate("test", test[2], estimates(slice(None), test))["network"].mean()
-    to_plot = np.array(args.frames or range(nb_train, len(target)))
+    evaluate("train", estimates, train_data)
+    sd = evaluate("held-out", estimates, held_data)
+    last_sd = evaluate("test", estimates, test) if test else sd
+    to_plot = np.array(args.frames or range(nb_train, len(data[0])))
 
     def draw(fig, page):
         frames = to_plot[6 * page : 6 * page + 6]
-        known = estimates(slice(None), data)
-        draw_frames(fig, frames, records, {name: known[name](frames) for name in ("network", "conventional")}, args.Fs)
+        _, known = estimates([values[frames] for values in data])
+        draw_frames(fig, frames, records, {name: known[name] for name in ("network", "conventional")}, args.Fs)
 
     if not args.noplots:
-        level = vectors[held_part].mean(axis=1)[~np.isnan(target[held_part]).all(axis=1)]
-        figures = {"newamp1_train_loss": plot_loss(*losses), "newamp1_train_sd": plot_errors(sd, level)}
+        vectors, target, *_ = held_data
+        level = vectors.mean(axis=1)[~np.isnan(target).all(axis=1)]
+        figures = {"newamp1_train_loss": plot_loss(losses), "newamp1_train_sd": plot_errors(sd, level)}
         vq_pager.show(figures, args.plot_dir)
         vq_pager.page_through(draw, -(-len(to_plot) // 6), "newamp1_train_frames", args.plot_dir, nb_png=2)
-    print(f"{figure:.2f}")
+    print(f"{last_sd['network'].mean():.2f}")
 
 
 if __name__ == "__main__":
-    main(ARGS, DATA, TEST)
+    main(ARGS, DATA, RECORDS, TEST)

@@ -467,7 +467,7 @@ def main(args, x, test):
         if not args.noplots:
             film = vq_pager.Film(draw_training, f"{NAME}_training", args.plot_dir, (2, 2))
         train(network, chunks, Watch(network, parts, film, args), args, rng)
-        codec2_model.write_network(network, {**vars(args), "script": NAME}, args.nnout)
+        codec2_model.save_network(network, {**vars(args), "script": NAME}, args.nnout)
     if test is not None:
         parts["test"] = test
     bits = np.log2(args.num_embedding)

@@ -489,7 +489,7 @@ def main(args, x, test):
         if not args.noplots:
             film = vq_pager.Film(draw_training, f"{NAME}_training", args.plot_dir, (2, args.vq_stages + 1))
         train(network, chunks, Watch(network, parts, film, args), args, rng)
-        codec2_model.write_network(network, {**vars(args), "script": NAME}, args.nnout)
+        codec2_model.save_network(network, {**vars(args), "script": NAME}, args.nnout)
     for name in ("quantizer", "classical"):
         network.get_layer(name).m_best = args.mbest
     if test is not None:

@@ -14,13 +14,8 @@ COPIES = {  # scripts that may have them: names; others may mean what a script l
         *("make_data", "shannon_bound", "prepare", "train", "Watch", "quantise", "distortion", "kmeans"),
         *("Plane", "draw_distortion"),
     ),
-    TRAINERS: (
-        *("band_hz", "fit_baseline", "RandomResponse", "filtered_bands", "sparse_loss"),
-        *("Progress", "save", "plot_loss"),
-    ),
-    (*TRAINERS, "eband_out.py"): (
-        *("chunks", "read_vectors", "distortion", "evaluate", "match_mean", "plot_sd", "draw_frames"),
-    ),
+    TRAINERS: (*("fit_baseline", "random_response", "filtered_bands", "sparse_loss", "Batches", "plot_loss"),),
+    (*TRAINERS, "eband_out.py"): (*("distortion", "evaluate", "match_mean", "plot_sd", "draw_frames"),),
 }
 
 

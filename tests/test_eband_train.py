@@ -71,21 +71,43 @@ def test_baseline_finds_the_constant_of_every_bin(monkeypatch):
 
 
 def test_random_filter_changes_bands_as_it_changes_amplitudes(monkeypatch):
-    """A harmonic in every bin: bands worked out from the filtered amplitudes are what the layer makes of them."""
+    """A harmonic in every bin: bands worked out from the filtered amplitudes are what the filter makes of them."""
     rng = np.random.default_rng(0)
     lines, _ = eband_train.fit_baseline(np.zeros((0, 14)), [np.zeros(0)] * 3, arguments(monkeypatch))
     target = rng.normal(40, 8, (500, 128)).astype(np.float32)
     bands = 10 * np.log10(10 ** (target / 10) @ lines.T).astype(np.float32)
-    layer = eband_train.RandomResponse(seed=3)
-    response = keras.ops.convert_to_numpy(layer(bands, training=True))
-    filtered = keras.ops.convert_to_numpy(eband_train.filtered_bands(bands, target, response, lines))
+    response = eband_train.random_response(rng, 500)
+    filtered = eband_train.filtered_bands(bands, target, response, lines)
     np.testing.assert_allclose(filtered, 10 * np.log10(10 ** ((target + response) / 10) @ lines.T), atol=1e-3)
     assert np.sqrt(np.mean(response[:, 32:70] ** 2)) == pytest.approx(eband_train.FILTER_DB, rel=0.2)  # 1 to 2.2 kHz
     assert response[:, -1].min() < -30  # some have a low pass
 
     sparse = np.where(rng.random(target.shape) < 0.3, target, np.nan).astype(np.float32)
     assert np.isfinite(eband_train.filtered_bands(bands, sparse, response, lines)).all()
-    assert not np.any(layer(bands, training=False))
+
+
+def test_training_data_is_filtered_and_held_out_data_is_not(monkeypatch):
+    """Batches hold every frame once an epoch, in another order each time; a filter moves bands and target alike."""
+    lines, _ = eband_train.fit_baseline(np.zeros((0, 14)), [np.zeros(0)] * 3, arguments(monkeypatch))
+    target = np.random.default_rng(1).normal(40, 8, (700, 128)).astype(np.float16)
+    bands = 10 * np.log10(10 ** (np.float32(target) / 10) @ lines.T).astype(np.float32)
+
+    def epoch(batches):
+        parts = [((inputs[0]), target) for inputs, target in (batches[i] for i in range(len(batches)))]
+        return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+    held = eband_train.Batches([bands, target], 1)
+    first, first_target = epoch(held)
+    order = np.argsort(first[:, 0])
+    np.testing.assert_array_equal(first[order], bands[np.argsort(bands[:, 0])])
+    np.testing.assert_array_equal(first_target[order], target[np.argsort(bands[:, 0])])
+    held.on_epoch_end()
+    assert not np.array_equal(epoch(held)[0], first)
+
+    change = eband_train.filter_batch
+    filtered, filtered_target = epoch(eband_train.Batches([bands, target], 1, lambda r, batch: change(r, batch, lines)))
+    assert not np.isin(filtered, bands).all()
+    np.testing.assert_allclose(filtered, 10 * np.log10(10 ** (filtered_target / 10) @ lines.T), atol=1e-3)
 
 
 # ---------------------------------------------------------------- the command line

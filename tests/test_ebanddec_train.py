@@ -16,12 +16,14 @@ NAN = np.nan
 
 def test_pairs():
     bands, target = np.arange(8)[:, None] * np.ones(2), np.arange(8)[:, None] * np.ones(3)
-    vectors, wanted = ebanddec_train.pairs(bands, target, 3, 3)
+    vectors, wanted = (values[::3] for values in ebanddec_train.pairs(bands, target, 3))
     np.testing.assert_array_equal(vectors[:, :, 0], [[0, 3], [3, 6]])
     np.testing.assert_array_equal(wanted[:, :, 0], [[0, 1, 2], [3, 4, 5]])
-    vectors, wanted = ebanddec_train.pairs(bands, target, 2, 1)
+    vectors, wanted = ebanddec_train.pairs(bands, target, 2)
     assert vectors.shape == (6, 2, 2)
     np.testing.assert_array_equal(wanted[-1, :, 0], [5, 6])
+    assert np.shares_memory(vectors, bands)
+    assert np.shares_memory(wanted, target)
 
 
 def test_sparse_variance_does_not_see_the_mean():
