@@ -213,7 +213,7 @@ class VectorQuantizer(layers.Layer):
             step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
             codebook = self.codebooks[stage] + step
             error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
-            unused = count < 0.03 * ops.mean(count)
+            unused = count < 0.2 * ops.mean(count)
             drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
             codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
             counts.append(ops.where(unused, ops.mean(count), count))

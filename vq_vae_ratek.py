@@ -18,26 +18,21 @@ Units: features in dB, float32 [frames][K]; errors in dB².
 
 import argparse
 import os
-import signal
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-import c2sim
 import codec2_model
 import vq_pager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 NAME = "vq_vae_ratek"
-BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
 SCALE_DB = 15  # about the standard deviation of speech, which the network has as 1
 BATCH = 2048  # vectors
 LEARNING_RATE = 1e-4  # falls to 0 along a cosine
 BETA, DECAY = 0.25, 0.95  # weight of the commitment loss; of the past in the averages that the codebook follows
-GAIN_DB, FILTER_DB = 10, 4  # training data is amplified and filtered at random, smoothly with this rms …
-CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.0001  # … and with cutoffs, at most so many dB/Hz and dB, in some of it …
-FLOOR_DB = -20  # … down to what rounding to 16 bit leaves
+GAIN_DB, FILTER_DB = 10, 4  # training data is amplified and filtered at random, smoothly with this rms
 START, KMEANS = 20_000, 60_000  # vectors that codebooks are started from, and the classical ones trained on
 LOOKS, LOOK_FRAMES = 10, 16384  # how often, and on how many frames, training is looked at
 BLOCK = 2048  # vectors that are coded at a time
@@ -46,7 +41,7 @@ MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 # ---------------------------------------------------------------- arguments
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description="Train a one stage VQ-VAE on rate K vectors.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -73,9 +68,11 @@ def parse_args():
     group.add_argument("--indexout", metavar="NPY", help="write the indices that stand for them [vectors][1]")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
-    args = parser.parse_args()
-    if args.num_embedding < 2 or args.seed < 0:
-        parser.error("--num_embedding must be 2 or more, --seed not negative")
+    args = parser.parse_args(argv)
+    if args.num_embedding < 2 or not 0 <= args.seed < 2**32:
+        parser.error("--num_embedding must be 2 or more, --seed 0 to 2^32 − 1")
+    if not args.nnout.endswith(".keras"):
+        parser.error("--nnout must end in .keras")
     args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
     if args.embedding_dim > args.dec * args.eband_K:
         parser.error("--embedding_dim must not be more than --eband_K times --dec")
@@ -96,6 +93,8 @@ def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
     for filename in filter(None, (args.nnout, args.vqout, args.testout, args.indexout)):
         codec2_model.check_folder(filename)
+    if args.plot_dir and not args.noplots:
+        os.makedirs(args.plot_dir, exist_ok=True)
     if args.nnin:
         options = codec2_model.read_options(args.nnin, [NAME])
         if options["eband_K"] != args.eband_K:
@@ -223,7 +222,7 @@ class VectorQuantizer(layers.Layer):
             step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
             codebook = self.codebooks[stage] + step
             error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
-            unused = count < 0.03 * ops.mean(count)
+            unused = count < 0.2 * ops.mean(count)
             drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
             codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
             counts.append(ops.where(unused, ops.mean(count), count))
@@ -242,9 +241,9 @@ def build_network(mean, args):
     K, D, M, dec = args.eband_K, args.embedding_dim, args.num_embedding, args.dec
     scale = {"mean": mean, "variance": np.full(K, SCALE_DB**2)}
     inputs = keras.Input((dec, K))
-    encoder = [layers.Normalization(**scale), layers.Flatten(), layers.Dense(D, kernel_initializer="identity")]
+    encoder = [layers.Normalization(**scale), layers.Flatten(), layers.Dense(D)]
     decoder = [
-        layers.Dense(dec * K, kernel_initializer="identity"),
+        layers.Dense(dec * K),
         layers.Reshape((dec, K)),
         layers.Normalization(**scale, invert=True),
     ]
@@ -256,33 +255,23 @@ def build_network(mean, args):
 
 
 class RandomFilter(layers.Layer):
-    """Chunks [n][frames][K] in dB as another microphone, room or radio would have them; unchanged when not training.
+    """Chunks [n][dec][K] in dB as another microphone or room would have them; unchanged when not training.
 
-    A gain and three cosines over frequency with random weights; in some chunks a low pass, in some a high pass.
+    A gain and three cosines over frequency with random weights.
     """
 
     def __init__(self, K, seed):
         super().__init__()
-        hz = {14: BAND_HZ, 20: c2sim.RATE_K_HZ}.get(K, np.linspace(0, 4000, K))  # of another K they are only a guess
-        self.hz, self.random = np.array(hz, np.float32), keras.random.SeedGenerator(seed)
+        self.cosines = np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, K))).astype(np.float32)
+        self.random = keras.random.SeedGenerator(seed)
 
     def call(self, chunks, training=False):
         if not training:
             return chunks
         n = ops.shape(chunks)[0]
-
-        def uniform(low, high):
-            return keras.random.uniform((n, 1, 1), low, high, seed=self.random)
-
-        def slope():
-            return ops.maximum(uniform(CUTOFF_SLOPE * (1 - 1 / CUTOFFS), CUTOFF_SLOPE), 0)
-
-        cosines = np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, len(self.hz)))).astype(np.float32)
+        gain = keras.random.uniform((n, 1, 1), -GAIN_DB, GAIN_DB, seed=self.random)
         weights = keras.random.normal((n, 1, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
-        response = ops.matmul(weights, cosines) + uniform(-GAIN_DB, GAIN_DB)
-        above = ops.maximum(self.hz - uniform(2400, 4000), 0) * slope()
-        below = ops.maximum(uniform(0, 500) - self.hz, 0) * slope()
-        return ops.maximum(chunks + response - ops.minimum(above, CUTOFF_DB) - ops.minimum(below, CUTOFF_DB), FLOOR_DB)
+        return chunks + gain + ops.matmul(weights, self.cosines)
 
 
 # ---------------------------------------------------------------- training
@@ -298,12 +287,7 @@ class Watch(keras.callbacks.Callback):
         self.epochs, self.sd, self.held_sd, self.error, self.usage = [], [], [], [], []  # one for each look
 
     def on_train_begin(self, logs=None):
-        signal.signal(signal.SIGINT, self.stop)
-
-    def stop(self, *_):
-        print("stopping, Ctrl-C again aborts")
-        self.model.stop_training = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        codec2_model.ctrl_c(lambda: setattr(self.model, "stop_training", True))
 
     def on_epoch_end(self, epoch, logs):
         line = f"epoch {epoch + 1}/{self.args.epochs}: loss {logs['loss']:.4f}"
@@ -312,9 +296,6 @@ class Watch(keras.callbacks.Callback):
             self.look(epoch + 1)
             line += f", SD train {self.sd[-1]:.2f}, held-out {self.held_sd[-1]:.2f} dB²"
         print(line)
-
-    def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def look(self, epoch):
         """Measure SD in dB², mean squared error of quantisation, and usage [stages][M]; take a picture of it all."""
@@ -330,6 +311,17 @@ class Watch(keras.callbacks.Callback):
             self.film.shoot(self, z_e, indices)
 
 
+def start(network, chunks):
+    """Let the network begin with what PCA and k-means do: D principal axes of chunks [n][dec][K], codewords there."""
+    encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
+    x = chunks[:: -(-len(chunks) // KMEANS)].reshape(-1, network.get_layer("kmeans").dim)
+    axes = np.linalg.eigh(np.cov(x.T))[1][:, : -quantizer.dim - 1 : -1]  # those with the largest variances
+    encoder.layers[-1].set_weights([axes, np.zeros(quantizer.dim)])
+    decoder.layers[0].set_weights([axes.T, np.zeros(len(axes))])
+    codewords = ops.reshape(network.get_layer("kmeans").codebooks, (-1, *chunks.shape[1:]))
+    quantizer.codebooks.assign(encoder(codewords)[None])
+
+
 def train(network, chunks, watch, args, rng):
     """Fit encoder, codebooks and decoder to chunks [n][dec][K], filtered at random."""
     encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
@@ -338,8 +330,7 @@ def train(network, chunks, watch, args, rng):
     z_e = encoder(filtered)
 
     model = keras.Model(inputs, decoder(quantizer(z_e)) - filtered + inputs)  # to compare with the inputs
-    codewords = network.get_layer("kmeans").codebooks[0]  # a good start
-    quantizer.codebooks.assign(encoder(ops.reshape(codewords, (-1, *chunks.shape[1:])))[None])
+    start(network, chunks)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(chunks) // BATCH) * args.epochs)
     model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=16)
     model.fit(chunks, chunks, batch_size=BATCH, epochs=args.epochs, callbacks=[watch], verbose=0)
@@ -468,6 +459,7 @@ def main(args, x, test):
             film = vq_pager.Film(draw_training, f"{NAME}_training", args.plot_dir, (2, 2))
         train(network, chunks, Watch(network, parts, film, args), args, rng)
         codec2_model.save_network(network, {**vars(args), "script": NAME}, args.nnout)
+        codec2_model.ctrl_c(None)
     if test is not None:
         parts["test"] = test
     bits = np.log2(args.num_embedding)

@@ -19,7 +19,6 @@ Units: features in dB, float32 [frames][K]; errors in dB².
 
 import argparse
 import os
-import signal
 
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
@@ -39,7 +38,7 @@ BATCH = 32  # chunks
 LEARNING_RATE = 4e-3  # falls to 0 along a cosine
 BETA, DECAY = 0.25, 0.99  # weight of the commitment loss; of the past in the averages that codebooks follow
 GAIN_DB, FILTER_DB = 6, 3  # training data is amplified and filtered at random, smoothly with this rms …
-CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.15  # … and with cutoffs, at most so many dB/Hz and dB, in some chunks …
+CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.05  # … and with cutoffs, at most so many dB/Hz and dB, in some chunks …
 FLOOR_DB = -20  # … down to what rounding to 16 bit leaves
 START, KMEANS = 20_000, 60_000  # vectors that codebooks are started from, and the classical ones trained on
 LOOKS, LOOK_FRAMES = 10, 16384  # how often, and on how many frames, training is looked at
@@ -49,7 +48,7 @@ MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 # ---------------------------------------------------------------- arguments
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description="Train a two stage VQ-VAE on rate K vectors.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -77,9 +76,11 @@ def parse_args():
     group.add_argument("--indexout", metavar="NPY", help="write the indices that stand for them [vectors][stages]")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
-    args = parser.parse_args()
-    if args.num_embedding < 2 or args.seed < 0:
-        parser.error("--num_embedding must be 2 or more, --seed not negative")
+    args = parser.parse_args(argv)
+    if args.num_embedding < 2 or not 0 <= args.seed < 2**32:
+        parser.error("--num_embedding must be 2 or more, --seed 0 to 2^32 − 1")
+    if not args.nnout.endswith(".keras"):
+        parser.error("--nnout must end in .keras")
     return args
 
 
@@ -97,6 +98,8 @@ def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
     for filename in filter(None, (args.nnout, args.vqout, args.testout, args.indexout)):
         codec2_model.check_folder(filename)
+    if args.plot_dir and not args.noplots:
+        os.makedirs(args.plot_dir, exist_ok=True)
     if args.nnin:
         options = codec2_model.read_options(args.nnin, [NAME])
         if options["eband_K"] != args.eband_K:
@@ -224,7 +227,7 @@ class VectorQuantizer(layers.Layer):
             step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
             codebook = self.codebooks[stage] + step
             error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
-            unused = count < 0.03 * ops.mean(count)
+            unused = count < 0.2 * ops.mean(count)
             drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
             codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
             counts.append(ops.where(unused, ops.mean(count), count))
@@ -303,12 +306,7 @@ class Watch(keras.callbacks.Callback):
         self.epochs, self.sd, self.held_sd, self.error, self.usage = [], [], [], [], []  # one for each look
 
     def on_train_begin(self, logs=None):
-        signal.signal(signal.SIGINT, self.stop)
-
-    def stop(self, *_):
-        print("stopping, Ctrl-C again aborts")
-        self.model.stop_training = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        codec2_model.ctrl_c(lambda: setattr(self.model, "stop_training", True))
 
     def on_epoch_end(self, epoch, logs):
         line = f"epoch {epoch + 1}/{self.args.epochs}: loss {logs['loss']:.4f}"
@@ -317,9 +315,6 @@ class Watch(keras.callbacks.Callback):
             self.look(epoch + 1)
             line += f", SD train {self.sd[-1]:.2f}, held-out {self.held_sd[-1]:.2f} dB²"
         print(line)
-
-    def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def look(self, epoch):
         """Measure SD in dB², mean squared error of quantisation, and usage [stages][M]; take a picture of it all."""
@@ -490,6 +485,7 @@ def main(args, x, test):
             film = vq_pager.Film(draw_training, f"{NAME}_training", args.plot_dir, (2, args.vq_stages + 1))
         train(network, chunks, Watch(network, parts, film, args), args, rng)
         codec2_model.save_network(network, {**vars(args), "script": NAME}, args.nnout)
+        codec2_model.ctrl_c(None)
     for name in ("quantizer", "classical"):
         network.get_layer(name).m_best = args.mbest
     if test is not None:
