@@ -41,7 +41,8 @@ GAIN_DB, FILTER_DB = 6, 3  # training data is amplified and filtered at random, 
 CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.05  # … and with cutoffs, at most so many dB/Hz and dB, in some chunks …
 FLOOR_DB = -20  # … down to what rounding to 16 bit leaves
 START, KMEANS = 20_000, 60_000  # vectors that codebooks are started from, and the classical ones trained on
-LOOKS, LOOK_FRAMES = 10, 16384  # how often, and on how many frames, training is looked at
+LOOKS = 10  # how often training is looked at, …
+LOOK_FRAMES, LOOK_BLOCK = 16384, 256  # … on how many frames, in blocks of so many
 BLOCK, REACH = 4096, 32  # frames that are coded at a time, and more than those around that they depend on
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
@@ -296,13 +297,19 @@ class RandomFilter(layers.Layer):
 # ---------------------------------------------------------------- training
 
 
+def some_blocks(x):
+    """At most LOOK_FRAMES of the frames x [n][K], in blocks from all over them."""
+    starts = np.linspace(0, max(len(x) - LOOK_BLOCK, 0), LOOK_FRAMES // LOOK_BLOCK).astype(int)
+    return x if len(x) <= LOOK_FRAMES else np.concatenate([x[start : start + LOOK_BLOCK] for start in starts])
+
+
 class Watch(keras.callbacks.Callback):
     """A line an epoch, and a closer look after some.  The first Ctrl-C ends training after the step that is running."""
 
     def __init__(self, network, parts, film, args):
         super().__init__()
         self.network, self.film, self.args = network, film, args
-        self.train_part, self.held_part = parts["train"][-LOOK_FRAMES:], parts["held-out"][:LOOK_FRAMES]
+        self.train_part, self.held_part = (some_blocks(parts[name]) for name in ("train", "held-out"))
         self.epochs, self.sd, self.held_sd, self.error, self.usage = [], [], [], [], []  # one for each look
 
     def on_train_begin(self, logs=None):
