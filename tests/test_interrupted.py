@@ -62,15 +62,16 @@ while True:
     "eband_train": """
 import os
 import keras
-import eband_train
-os.rename("out", "out.keras")
-os.symlink("out.keras", "out")
+import codec2_model
+os.link("out", "out.keras")
+os.symlink("out.keras", "link")
+os.rename("link", "out")  # which is there all the time
 while True:
     for seed in 1, 2:
         keras.utils.set_random_seed(seed)
         network = keras.Sequential([keras.Input((14,)), keras.layers.Dense(2000), keras.layers.Dense(128)])
         for i in range(100):
-            eband_train.save(network, {"seed": seed}, "out.keras")
+            codec2_model.save_network(network, {"seed": seed}, "out.keras")
 """,
 }
 
