@@ -62,15 +62,13 @@ def parse_args(argv=None):
     group.add_argument(
         "--epochs", type=codec2_model.positive, default=25, metavar="N", help="passes through the training vectors"
     )
-    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same codebooks")
+    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same codebooks")
     group = parser.add_argument_group("output")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
     args = parser.parse_args(argv)
     if not 2 <= args.num_embedding <= args.nb_samples:
         parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
-    if not 0 <= args.seed < 2**32:
-        parser.error("--seed must be a number of 32 bits, not negative")
     if args.decay is not None and not 0 <= args.decay < 1:
         parser.error("--decay must be 0 or more, and less than 1")
     return args
