@@ -321,7 +321,7 @@ USAGE = {
     "eband_out.py": ("{network} {bands} {model}", "nb_samples=0 dec=0 dec=-1 dec=x frame=-1 unknown=1"),
     "vq_pager.py": ("14 {bands}", "start=-1 start=x unknown=1 file2="),
     "vq_vae_demo.py": ("", f"{TRAINER} test=qam num_embedding=1 embedding_dim=0 decay=1 decay=-1 decay=nan"),
-    "vq_vae_demo_2stage.py": ("", "epochs=0 nb_samples=0 seed=-1 num_embedding=0 decay=2 m_best=0 m_best=x"),
+    "vq_vae_demo_2stage.py": ("", "epochs=0 nb_samples=0 seed=-1 num_embedding=0 decay=2 mbest=0 mbest=x"),
     "vq_vae_ratek.py": ("{bands}", f"{TRAINER} eband_K=0 num_embedding=0 embedding_dim=0 dec=0"),
     "vq_vae_ratek_conv1d.py": ("{bands}", f"{TRAINER} eband_K=0 num_embedding=0 embedding_dim=0 dec=0"),
 }
