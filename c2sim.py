@@ -75,6 +75,9 @@ def parse_args(argv=None):
         parser.error("--modelin replaces the analysis that --bands and --rateK need")
     if (args.rateKin or args.rateKout) and not args.rateK:
         parser.error("--rateKin and --rateKout need --rateK")
+    outputs = [os.path.realpath(name) for name in (args.bands, args.rateKout, args.modelout, args.out) if name]
+    if len(set(outputs) - {os.devnull}) < len(outputs) - outputs.count(os.devnull):
+        parser.error("two outputs would be the same file")
     return args
 
 
@@ -87,7 +90,7 @@ def read_speech(filename):
     else:
         data = np.memmap(filename, np.uint8, "r") if os.path.getsize(filename) else b""
         if bytes(data[:4]) in (b"RIFF", b"RIFX", b"RF64"):
-            return read_wav(filename)
+            return read_wav(filename, data)
         if filename.lower().endswith(".wav"):
             raise FormatError(f"{filename}: not a WAV file (no RIFF header)")
     if len(data) == 0 or len(data) % 2:
@@ -95,8 +98,8 @@ def read_speech(filename):
     return np.frombuffer(data, "<i2")
 
 
-def read_wav(filename):
-    """int16 [samples] at 8 kHz from any WAV file that SciPy reads."""
+def read_wav(filename, data):
+    """int16 [samples] at 8 kHz from any WAV file that SciPy reads; `data` are its bytes."""
     import scipy.io.wavfile
 
     try:
@@ -106,6 +109,11 @@ def read_wav(filename):
         raise FormatError(f"{filename}: not a WAV file that can be read: {error}") from None
     if speech.size == 0 or not np.isfinite(speech).all():
         raise FormatError(f"{filename}: no samples, or not all of them are numbers")
+    size = 8 + int.from_bytes(data[4:8], "little")
+    if bytes(data[:4]) == b"RIFF" and len(data) < size < 0x7FFFF000:  # a stream, of unknown length, has more
+        raise FormatError(f"{filename}: {len(data)} bytes, but its header says {size}: cut off?")
+    if not 1000 <= rate <= 1_000_000:
+        raise FormatError(f"{filename}: {rate} samples a second, expected 1000 to 1000000")
     if speech.dtype == np.int16 and speech.ndim == 1 and rate == FS_HZ:
         return speech
     import scipy.signal  # takes a second
@@ -434,7 +442,7 @@ def synthesise(records, tail):
 def main(argv=None):
     args = parse_args(argv)
     if args.modelin:
-        codec2_model.check(args.modelin, *codec2_model.read(args.modelin)[:3])
+        codec2_model.check(args.modelin, *codec2_model.read(args.modelin)[:4])
         model = np.memmap(args.modelin, RECORD, "r")
         chunks = ((np.array(model[start : start + CHUNK]), None) for start in range(0, len(model), CHUNK))
     else:

@@ -64,11 +64,12 @@ def read(filename, max_nb_samples=None):
     spots = np.unique(np.linspace(0, len(records) - 1, SPOT_CHECKS).astype(int))
     with open(filename, "rb", buffering=0) as file:  # the map would read megabytes ahead of every one
         seen = b"".join(os.pread(file.fileno(), RECORD.itemsize, spot * RECORD.itemsize) for spot in spots)
-    _check_records(filename, np.frombuffer(seen, RECORD), spots)
+    looked_at = np.frombuffer(seen, RECORD)
+    _check_records(filename, looked_at["Wo"], looked_at["L"], looked_at["A"], spots)
     return tuple(records[:max_nb_samples][name] for name in RECORD.names)
 
 
-def check(filename, Wo, L, A):
+def check(filename, Wo, L, A, phi=None):
     """Read every record that read() has opened; FormatError for the first that cannot be a harmonic series.
 
     Leftovers in entry 0 and above L, amplitudes of 0 (digital silence) and frames with L = 0 are fine.  Returns Wo
@@ -76,28 +77,32 @@ def check(filename, Wo, L, A):
     """
     Wo_copy, L_copy = np.empty(len(Wo), np.float32), np.empty(len(L), np.int32)
     for part in chunks(len(Wo)):
-        records = {"Wo": Wo[part], "L": L[part], "A": A[part]}
-        _check_records(filename, records, range(part.start, part.stop))
-        Wo_copy[part], L_copy[part] = Wo[part], L[part]
+        Wo_copy[part], L_copy[part], numbers = Wo[part], L[part], range(part.start, part.stop)
+        _check_records(filename, Wo_copy[part], L_copy[part], A[part], numbers)
+        if phi is not None:
+            good = np.isfinite(phi[part]) | ~harmonic_mask(L_copy[part])
+            _check_values(filename, "phi", phi[part], good, numbers, "a finite phase")
         release(A)
     return Wo_copy, L_copy
 
 
-def _check_records(filename, records, numbers):
-    Wo, L, A = records["Wo"], records["L"], records["A"]
-    # the complement of a range, so that NaN is refused too
-    bad_Wo = ~((Wo >= 0) & (Wo <= np.float32(np.pi)))
-    bad_L = (L < 0) | (L > MAX_AMP)
-    if bad_L.any():
-        f = np.argmax(bad_L)
-        raise FormatError(f"{filename}: frame {numbers[f]}: L = {L[f]}, expected 0 to {MAX_AMP}: not a model file?")
-    if bad_Wo.any():
-        f = np.argmax(bad_Wo)
-        raise FormatError(f"{filename}: frame {numbers[f]}: Wo = {Wo[f]:g}, expected 0 to pi: not a model file?")
-    bad_A = ~((A >= 0) & np.isfinite(A)) & harmonic_mask(L)
-    if bad_A.any():
-        f, m = np.argwhere(bad_A)[0]
-        raise FormatError(f"{filename}: frame {numbers[f]}: A[{m}] = {A[f, m]:g}, expected a finite amplitude >= 0")
+def _check_records(filename, Wo, L, A, numbers):
+    _check_values(filename, "L", L, (L >= 0) & (L <= MAX_AMP), numbers, f"0 to {MAX_AMP}: not a model file?")
+    _check_values(filename, "Wo", Wo, (Wo >= 0) & (Wo <= np.float32(np.pi)), numbers, "0 to pi: not a model file?")
+    _check_amplitudes(filename, L, A, numbers)
+
+
+def _check_amplitudes(filename, L, A, numbers):
+    good = ((A >= 0) & np.isfinite(A)) | ~harmonic_mask(L)[:, : A.shape[1]]
+    _check_values(filename, "A", A, good, numbers, "a finite amplitude >= 0")
+
+
+def _check_values(filename, name, values, good, numbers, expected):
+    """FormatError for the first of values [n] or [n][m], of frames with these numbers, that is not good."""
+    if not good.all():
+        f, *m = np.argwhere(~good)[0]
+        name = f"{name}[{m[0]}]" if m else name
+        raise FormatError(f"{filename}: frame {numbers[f]}: {name} = {values[f, *m]:g}, expected {expected}")
 
 
 def write(Wo, L, A, phi, voiced, filename):
@@ -166,7 +171,8 @@ def check_rate_K(filename, vectors, gain=10.0):
 
 def read_newamp1(filename, model):
     """Rate K vectors [n][20] in dB, and the quantised amplitudes A [n][160] that mlfeat records carry, else None."""
-    nb_frames = len(read(model)[0])
+    L = read(model)[1]
+    nb_frames = len(L)
     size = os.path.getsize(filename) / (4 * nb_frames)
     if size not in (NEWAMP1_K, MLFEAT):
         why = f"{size:g} floats for each of the {nb_frames} frames of {model}, expected {NEWAMP1_K} or {MLFEAT}"
@@ -175,10 +181,13 @@ def read_newamp1(filename, model):
     if size == NEWAMP1_K:
         return records, None
     vectors = np.empty((nb_frames, NEWAMP1_K), np.float32)
+    A = records[:, 2 * NEWAMP1_K + 1 :]
     for part in chunks(nb_frames):
-        vectors[part] = records[part, :1] + records[part, 1 : NEWAMP1_K + 1]
+        with np.errstate(all="ignore"):  # read_checked() looks at the sums
+            vectors[part] = records[part, :1] + records[part, 1 : NEWAMP1_K + 1]
+        _check_amplitudes(filename, L[part], A[part], range(part.start, part.stop))
         release(records)
-    return vectors, records[:, 2 * NEWAMP1_K + 1 :]
+    return vectors, A
 
 
 def read_checked(filename, features, vectors, gain=10.0):
@@ -187,7 +196,7 @@ def read_checked(filename, features, vectors, gain=10.0):
     if len(vectors) != len(Wo):
         raise FormatError(f"{features}: {len(vectors)} frames, but {filename} has {len(Wo)}")
     check_rate_K(features, vectors, gain)
-    return *check(filename, Wo, L, A), A, phi, voiced
+    return *check(filename, Wo, L, A, phi), A, phi, voiced
 
 
 def write_rate_K(vectors, filename):
@@ -251,6 +260,12 @@ def from_bins(spectrum, Wo, L):
     return np.where(harmonic_mask(L), A, 0).astype(np.float32)
 
 
+def check_target(filename, target, part="file"):
+    """FormatError when no bin of a target [...][width] from to_bins() has a value."""
+    if all(np.isnan(target[frames]).all() for frames in chunks(len(target))):
+        raise FormatError(f"{filename}: digital silence only in the {part}, expected speech")
+
+
 # ---------------------------------------------------------------- networks
 
 
@@ -290,7 +305,7 @@ def replacing(filename):
     if target.exists() and not target.is_file():
         yield target
         return
-    new = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")  # Keras looks at the suffix
+    new = target.with_name(f".{target.stem}.{os.getpid()}{Path(filename).suffix}")  # Keras looks at the suffix
     try:
         yield new
         os.replace(new, target)
@@ -313,9 +328,25 @@ def check_folder(filename):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(filename))
 
 
+def check_outputs(args, *filenames):
+    """OSError now when one of these files or, in --plot_dir, plots could not be written later; the folder is made."""
+    for filename in filter(None, filenames):
+        check_folder(filename)
+    if args.plot_dir and not args.noplots:
+        os.makedirs(args.plot_dir, exist_ok=True)
+        check_folder(os.path.join(args.plot_dir, "plot.png"))
+
+
 def positive(text):
     """Type of an argument that is a whole number above 0."""
     if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def seed(text):
+    """Type of an argument that seeds random numbers: NumPy and Keras take 32 bits."""
+    if not 0 <= int(text) < 2**32:
         raise ValueError
     return int(text)
 
@@ -367,8 +398,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    Wo, L, A, _, voiced = read(args.model, args.nb_samples)
-    check(args.model, Wo, L, A)
+    Wo, L, A, phi, voiced = read(args.model, args.nb_samples)
+    check(args.model, Wo, L, A, phi)
     check_frames(args.model, len(Wo), 1, args.frame)
     F0_hz = Wo * (FS_HZ / (2 * np.pi))
     power = np.zeros(len(Wo))  # a sine of peak a has A = a/2, thus power a²/2 = 2 A²

@@ -71,8 +71,7 @@ def load(args, options):
         raise codec2_model.FormatError(f"{args.network}: has --dec {options['dec']} of its own, expected no --dec")
     vectors, *records = (values[: args.nb_samples] for values in (vectors, *records))
     target = codec2_model.to_bins(*records[:3], options["width"], F_CUTOFF_HZ, options["Fs"])
-    if np.isnan(target).all():
-        raise codec2_model.FormatError(f"{args.model}: digital silence only, nothing to compare with")
+    codec2_model.check_target(args.model, target)
     return decimate(vectors, args.dec), records, target
 
 
@@ -89,11 +88,8 @@ def decimate(vectors, dec):
 def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: options and data."""
     options = codec2_model.read_options(args.network, SCRIPTS)
-    if args.modelout:
-        codec2_model.check_folder(args.modelout)
     data = load(args, options)
-    if args.plot_dir and not args.noplots:
-        os.makedirs(args.plot_dir, exist_ok=True)
+    codec2_model.check_outputs(args, args.modelout)
     return options, data
 
 

@@ -28,6 +28,7 @@ import codec2_model
 import vq_pager
 
 WIDTH = 128  # output bins over 0…pi
+WO_MIN = np.pi / codec2_model.MAX_AMP  # a record has no harmonics for a lower pitch; 0 where there is none
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
 BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
 HIDDEN = 256  # units of the three hidden layers
@@ -52,7 +53,7 @@ def parse_args():
     group = parser.add_argument_group("network and training")
     group.add_argument("--Wo", action="store_true", help="give the network the fundamental as well")
     group.add_argument("--epochs", type=codec2_model.positive, default=20, metavar="N", help="passes through the data")
-    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
+    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default="ampnn.keras", metavar="NET", help="write the network here")
     group.add_argument("--frame", type=int, metavar="F", help="first frame to plot (default: first held-out one)")
@@ -61,8 +62,10 @@ def parse_args():
     args = parser.parse_args()
     if not 0 <= args.eband_start < args.eband_K - 1:
         parser.error("--eband_start must leave two bands or more of --eband_K")
-    if not (args.gain > 0 and args.Fs > 0 and args.seed >= 0 and (args.frame or 0) >= 0):
-        parser.error("--gain and --Fs must be positive, --seed and --frame not negative")
+    if not (0 < args.gain < np.inf and 0 < args.Fs < np.inf and (args.frame or 0) >= 0):
+        parser.error("--gain and --Fs must be positive, --frame not negative")
+    if not args.nnout.endswith(".keras"):
+        parser.error("--nnout must end in .keras")
     return args
 
 
@@ -76,8 +79,7 @@ def load(features, model, args):
     Wo, L, A, _, _ = records = [values[: args.nb_samples] for values in records]
     bands = bands[: args.nb_samples, args.eband_start :] * np.float32(10 / args.gain)
     target = codec2_model.to_bins(Wo, L, A, WIDTH, F_CUTOFF_HZ, args.Fs)
-    if np.isnan(target).all():
-        raise codec2_model.FormatError(f"{model}: digital silence only, nothing to learn from")
+    codec2_model.check_target(model, target)
     return [bands, Wo[:, None], target] if args.Wo else [bands, target], records
 
 
@@ -101,10 +103,13 @@ def fit_baseline(bands, records, args):
 if __name__ == "__main__":  # all that can be wrong with the files shows before Keras is imported, which takes seconds
     codec2_model.plain_errors()
     ARGS = parse_args()
-    codec2_model.check_folder(ARGS.nnout)
     DATA, RECORDS = load(ARGS.features, ARGS.model, ARGS)
     codec2_model.check_frames(ARGS.features, len(RECORDS[0]), MIN_FRAMES, ARGS.frame)
+    NB_TRAIN = len(RECORDS[0]) - len(RECORDS[0]) // 10  # the rest is cut off before anything is shuffled
+    codec2_model.check_target(ARGS.model, DATA[-1][:NB_TRAIN], "training part")
+    codec2_model.check_target(ARGS.model, DATA[-1][NB_TRAIN:], "held-out part")
     TEST, _ = load(*ARGS.test, ARGS) if ARGS.test else (None, None)
+    codec2_model.check_outputs(ARGS, ARGS.nnout)
 
 import keras
 import matplotlib.pyplot as plt
@@ -126,9 +131,9 @@ def build_network(bands, Wo, lines, offset):
     x = inputs[0] - ops.mean(inputs[0], axis=1, keepdims=True)
     x = layers.Normalization(mean=shape.mean(axis=0), variance=shape.var(axis=0))(x)
     if Wo:
-        log_Wo = np.log(Wo[0])
+        log_Wo = np.log(np.maximum(Wo[0], WO_MIN))
         scale = layers.Normalization(mean=log_Wo.mean(), variance=log_Wo.var())
-        x = layers.Concatenate()([x, scale(ops.log(inputs[1]))])
+        x = layers.Concatenate()([x, scale(ops.log(ops.maximum(inputs[1], WO_MIN)))])
     x = layers.Dense(HIDDEN, activation="gelu")(x)
     for _ in range(2):
         x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
@@ -218,9 +223,7 @@ def train(network, train_data, held_data, lines, args):
         print(f"epoch {epoch + 1}/{args.epochs}: train {losses['loss']:.2f}, held-out {losses['val_loss']:.2f} dB²")
 
     progress = keras.callbacks.LambdaCallback(on_train_begin=lambda _: codec2_model.ctrl_c(stop), on_epoch_end=report)
-    losses = model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
-    codec2_model.ctrl_c(None)
-    return losses
+    return model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
 
 
 # ---------------------------------------------------------------- evaluation and plots
@@ -292,9 +295,8 @@ def draw_frames(fig, frames, records, estimates, Fs):
     axes[0, 0].legend()
 
 
-def main(args, data, records, test):
+def main(args, data, records, nb_train, test):
     keras.utils.set_random_seed(args.seed)
-    nb_train = len(records[0]) - len(records[0]) // 10  # the rest is cut off before anything is shuffled
     train_data, held_data = [values[:nb_train] for values in data], [values[nb_train:] for values in data]
     bands, *Wo, _ = train_data
     lines, offset = fit_baseline(bands, records, args)
@@ -302,6 +304,7 @@ def main(args, data, records, test):
     print(f"weights: {network.count_params()}")
     losses = train(network, train_data, held_data, lines, args)
     codec2_model.save_network(network, {**vars(args), "script": "eband_train", "width": WIDTH}, args.nnout)
+    codec2_model.ctrl_c(None)
 
     def estimates(data):
         *inputs, target = data
@@ -323,4 +326,4 @@ def main(args, data, records, test):
 
 
 if __name__ == "__main__":
-    main(ARGS, DATA, RECORDS, TEST)
+    main(ARGS, DATA, RECORDS, NB_TRAIN, TEST)

@@ -54,7 +54,7 @@ def parse_args():
     group = parser.add_argument_group("network and training")
     group.add_argument("--dec", type=codec2_model.positive, required=True, metavar="N", help="send every N-th vector")
     group.add_argument("--epochs", type=codec2_model.positive, default=10, metavar="N", help="passes through the data")
-    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
+    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default="ampnn_dec.keras", metavar="NET", help="write the network here")
     group.add_argument("--frame", type=int, metavar="F", help="first frame to plot (default: first held-out one)")
@@ -63,8 +63,10 @@ def parse_args():
     args = parser.parse_args()
     if not 0 <= args.eband_start < args.eband_K - 1:
         parser.error("--eband_start must leave two bands or more of --eband_K")
-    if not (args.gain > 0 and args.Fs > 0 and args.seed >= 0 and (args.frame or 0) >= 0):
-        parser.error("--gain and --Fs must be positive, --seed and --frame not negative")
+    if not (0 < args.gain < np.inf and 0 < args.Fs < np.inf and (args.frame or 0) >= 0):
+        parser.error("--gain and --Fs must be positive, --frame not negative")
+    if not args.nnout.endswith(".keras"):
+        parser.error("--nnout must end in .keras")
     return args
 
 
@@ -78,10 +80,10 @@ def load(features, model, args):
     Wo, L, A, _, _ = records = [values[: args.nb_samples] for values in records]
     bands = bands[: args.nb_samples, args.eband_start :] * np.float32(10 / args.gain)
     target = codec2_model.to_bins(Wo, L, A, WIDTH, F_CUTOFF_HZ, args.Fs)
-    if np.isnan(target).all():
-        raise codec2_model.FormatError(f"{model}: digital silence only, nothing to learn from")
     codec2_model.check_frames(model, len(target), args.dec + 1)
-    return pairs(bands, target, args.dec), records
+    data = pairs(bands, target, args.dec)
+    codec2_model.check_target(model, data[1][:: args.dec])
+    return data, records
 
 
 def pairs(bands, target, dec):
@@ -111,10 +113,13 @@ def fit_baseline(bands, records, args):
 if __name__ == "__main__":  # all that can be wrong with the files shows before Keras is imported, which takes seconds
     codec2_model.plain_errors()
     ARGS = parse_args()
-    codec2_model.check_folder(ARGS.nnout)
     DATA, RECORDS = load(ARGS.features, ARGS.model, ARGS)
     codec2_model.check_frames(ARGS.features, len(RECORDS[0]), MIN_FRAMES * ARGS.dec, ARGS.frame)
+    NB_TRAIN = len(RECORDS[0]) - len(RECORDS[0]) // 10  # the rest is cut off before the pairs overlap
+    codec2_model.check_target(ARGS.model, DATA[1][: NB_TRAIN - ARGS.dec], "training part")
+    codec2_model.check_target(ARGS.model, DATA[1][NB_TRAIN :: ARGS.dec], "held-out part")
     TEST, _ = load(*ARGS.test, ARGS) if ARGS.test else (None, None)
+    codec2_model.check_outputs(ARGS, ARGS.nnout)
 
 import keras
 import matplotlib.pyplot as plt
@@ -229,9 +234,7 @@ def train(network, train_data, held_data, lines, args):
         print(f"epoch {epoch + 1}/{args.epochs}: train {losses['loss']:.2f}, held-out {losses['val_loss']:.2f} dB²")
 
     progress = keras.callbacks.LambdaCallback(on_train_begin=lambda _: codec2_model.ctrl_c(stop), on_epoch_end=report)
-    losses = model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
-    codec2_model.ctrl_c(None)
-    return losses
+    return model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
 
 
 # ---------------------------------------------------------------- evaluation and plots
@@ -309,10 +312,9 @@ def match_mean(estimate, target):
     return estimate + np.nansum(target - estimate, axis=-1, keepdims=True) / np.maximum(count, 1)
 
 
-def main(args, data, records, test):
+def main(args, data, records, nb_train, test):
     keras.utils.set_random_seed(args.seed)
     dec = args.dec
-    nb_train = len(records[0]) - len(records[0]) // 10  # the rest is cut off before the pairs overlap
     train_data, held_data = [values[: nb_train - dec] for values in data], [values[nb_train::dec] for values in data]
     bands = data[0][:nb_train, 0]
     lines, offset = fit_baseline(bands, records, args)
@@ -320,6 +322,7 @@ def main(args, data, records, test):
     print(f"weights: {network.count_params()}")
     losses = train(network, train_data, held_data, lines, args)
     codec2_model.save_network(network, {**vars(args), "script": "ebanddec_train", "width": WIDTH}, args.nnout)
+    codec2_model.ctrl_c(None)
     baseline = keras.Model(network.inputs, network.get_layer("interpolation").output)
 
     def estimates(data):
@@ -347,4 +350,4 @@ def main(args, data, records, test):
 
 
 if __name__ == "__main__":
-    main(ARGS, DATA, RECORDS, TEST)
+    main(ARGS, DATA, RECORDS, NB_TRAIN, TEST)

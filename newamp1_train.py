@@ -50,15 +50,17 @@ def parse_args():
     group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=codec2_model.positive, default=10, metavar="N", help="passes through the data")
-    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
+    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same network")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default="newamp1.keras", metavar="NET", help="write the network here")
     group.add_argument("--frames", type=int, nargs="+", metavar="F", help="frames to plot (default: the held-out part)")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args()
-    if not (args.Fs > 0 and args.seed >= 0 and min(args.frames or [0]) >= 0):
-        parser.error("--Fs must be positive, --seed and --frames not negative")
+    if not (0 < args.Fs < np.inf and min(args.frames or [0]) >= 0):
+        parser.error("--Fs must be positive, --frames not negative")
+    if not args.nnout.endswith(".keras"):
+        parser.error("--nnout must end in .keras")
     return args
 
 
@@ -71,8 +73,7 @@ def load(features, model, args):
     records = codec2_model.read_checked(model, features, vectors)
     Wo, L, A, _, _ = records = [values[: args.nb_samples] for values in records]
     target = codec2_model.to_bins(Wo, L, A, WIDTH, F_CUTOFF_HZ, args.Fs)
-    if np.isnan(target).all():
-        raise codec2_model.FormatError(f"{model}: digital silence only, nothing to learn from")
+    codec2_model.check_target(model, target)
     vectors, *quantised = (values[: args.nb_samples] for values in (vectors, quantised) if values is not None)
     return [vectors, target, Wo, L, *quantised], records
 
@@ -86,10 +87,13 @@ def parabolas(Fs):
 if __name__ == "__main__":  # all that can be wrong with the files shows before Keras is imported, which takes seconds
     codec2_model.plain_errors()
     ARGS = parse_args()
-    codec2_model.check_folder(ARGS.nnout)
     DATA, RECORDS = load(ARGS.features, ARGS.model, ARGS)
     codec2_model.check_frames(ARGS.features, len(RECORDS[0]), MIN_FRAMES, max(ARGS.frames or [0]))
+    NB_TRAIN = len(RECORDS[0]) - len(RECORDS[0]) // 10  # the rest is cut off before anything is shuffled
+    codec2_model.check_target(ARGS.model, DATA[1][:NB_TRAIN], "training part")
+    codec2_model.check_target(ARGS.model, DATA[1][NB_TRAIN:], "held-out part")
     TEST, _ = load(*ARGS.test, ARGS) if ARGS.test else (None, None)
+    codec2_model.check_outputs(ARGS, ARGS.nnout)
 
 import keras
 import matplotlib.pyplot as plt
@@ -191,9 +195,7 @@ def train(network, train_data, held_data, args):
         print(f"epoch {epoch + 1}/{args.epochs}: train {losses['loss']:.2f}, held-out {losses['val_loss']:.2f} dB²")
 
     progress = keras.callbacks.LambdaCallback(on_train_begin=lambda _: codec2_model.ctrl_c(stop), on_epoch_end=report)
-    losses = model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
-    codec2_model.ctrl_c(None)
-    return losses
+    return model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
 
 
 # ---------------------------------------------------------------- evaluation and plots
@@ -270,14 +272,14 @@ def draw_frames(fig, frames, records, estimates, Fs):
     axes[0, 0].legend()
 
 
-def main(args, data, records, test):
+def main(args, data, records, nb_train, test):
     keras.utils.set_random_seed(args.seed)
-    nb_train = len(records[0]) - len(records[0]) // 10  # the rest is cut off before anything is shuffled
     train_data, held_data = [values[:nb_train] for values in data], [values[nb_train:] for values in data]
     network = build_network(train_data[0], parabolas(args.Fs))
     print(f"weights: {network.count_params()}")
     losses = train(network, train_data[:2], held_data[:2], args)
     codec2_model.save_network(network, {**vars(args), "script": "newamp1_train", "width": WIDTH}, args.nnout)
+    codec2_model.ctrl_c(None)
 
     def estimates(data):
         vectors, target, Wo, L, *quantised = data
@@ -307,4 +309,4 @@ def main(args, data, records, test):
 
 
 if __name__ == "__main__":
-    main(ARGS, DATA, RECORDS, TEST)
+    main(ARGS, DATA, RECORDS, NB_TRAIN, TEST)

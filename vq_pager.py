@@ -21,6 +21,8 @@ import codec2_model
 
 ROWS, COLUMNS = 4, 4
 MAX_PNG_PAGES = 10  # written without a display; a long file has thousands
+SCATTER = 2000  # vectors in a cloud
+GRID = 200  # points a side that cells are drawn from
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # keys that do nothing alone
 
 
@@ -205,6 +207,55 @@ class Film:
                 self.frames[0].save(new, save_all=True, append_images=self.frames[1:], duration=durations, loop=0)
             print(f"plot: {filename}")
         show({self.name: self.fig}, self.plot_dir)
+
+
+# ---------------------------------------------------------------- quantisers
+
+
+class Plane:
+    """The two dimensions that a plot shows of vectors [n][D]; of D ≠ 2 the first two principal axes of the data."""
+
+    def __init__(self, x):
+        D = x.shape[1]
+        self.axes, self.mean, self.name = np.eye(2), np.zeros(D), "dimension"
+        if D != 2:
+            self.mean, self.name = x.mean(axis=0), "principal axis"
+            _, axes = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))  # in rising order
+            self.axes = np.concatenate([axes.T[::-1], np.zeros((1, D))])[:2]  # of D = 1 the second is nothing
+        self.limit = 1.1 * np.abs(self.project(x[:SCATTER])).max()
+
+    def project(self, x):
+        return (x - self.mean) @ self.axes.T
+
+    def draw_cells(self, ax, cell_of):
+        """Borders of the cells that cell_of(vectors [n][D]) numbers [n]; of D > 2 where the plane cuts them."""
+        side = np.linspace(-self.limit, self.limit, GRID)
+        grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+        cells = cell_of((grid @ self.axes + self.mean).astype(np.float32)).reshape(GRID, GRID)
+        border = np.zeros((GRID, GRID))
+        border[:, 1:] += cells[:, 1:] != cells[:, :-1]
+        border[1:] += cells[1:] != cells[:-1]
+        extent = (-self.limit, self.limit, -self.limit, self.limit)
+        ax.imshow(border > 0, origin="lower", extent=extent, cmap="Greys", vmax=2, interpolation="bilinear")
+
+    def draw(self, ax, x, title, trails=()):
+        """Vectors x [n][D] as a cloud; codewords, trails [epochs][M][D], where they are and the way they came."""
+        ax.plot(*self.project(x[:SCATTER]).T, ".", color="C0", markersize=2, alpha=0.4)
+        if len(trails):
+            ax.plot(*np.moveaxis(self.project(np.stack(trails)), 2, 0), "-", color="black", linewidth=0.8)
+            ax.plot(*self.project(trails[-1]).T, "o", color="C1", markeredgecolor="black", markersize=6)
+        limits = (-self.limit, self.limit)
+        ax.set(xlabel=f"{self.name} 1", ylabel=f"{self.name} 2", title=title, aspect="equal", xlim=limits, ylim=limits)
+
+
+def draw_distortion(ax, distortions, references, epochs):
+    """Held-out distortion by epoch, and horizontal lines at the references {name: distortion}."""
+    ax.plot(range(len(distortions)), distortions, ".-", color="C1", label="VQ-VAE")
+    for (name, value), style in zip(references.items(), ("--", ":"), strict=True):
+        ax.axhline(value, color="black", linestyle=style, label=f"{name} {value:.4f}")
+    ax.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {distortions[-1]:.4f}")
+    ax.set(xlim=(-0.02 * epochs, 1.02 * epochs), ylim=(0, 1.1 * max(*distortions, *references.values())))
+    ax.legend(loc="lower right")
 
 
 # ---------------------------------------------------------------- command line

@@ -13,9 +13,8 @@ Expected: 0.363 ± 0.004 for 4 codewords, 0.109 ± 0.002 for 16 (Gaussian), 0.04
 Units: vectors have no unit; variances are those of one dimension, on vectors that are not trained on.
 """
 
-import argparse
 import os
-import signal
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
@@ -30,40 +29,30 @@ HELD_OUT = 50_000  # vectors that the figures are measured on: 0.5 % from the tr
 BATCH = 500  # vectors
 LEARNING_RATE = 0.03  # falls to 0 along a cosine
 MAX_FRAMES = 30  # of the animation, which take longer than the training
-SCATTER = 2000  # vectors in a plot
-GRID = 200  # points a side that cells are drawn from
 
 # ---------------------------------------------------------------- arguments
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description="Watch a VQ-VAE learn.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ArgumentParser(description="Watch a VQ-VAE learn.", formatter_class=ArgumentDefaultsHelpFormatter)
+    number = {"type": codec2_model.positive}
     group = parser.add_argument_group("data")
     group.add_argument("--test", choices=("qpsk", "gaussian"), default="gaussian", help="±1 plus noise, or Gaussian")
-    group.add_argument("--nb_samples", type=codec2_model.positive, default=30000, metavar="N", help="training vectors")
+    group.add_argument("--nb_samples", **number, default=30000, metavar="N", help="training vectors")
     group = parser.add_argument_group("network")
-    group.add_argument("--num_embedding", type=codec2_model.positive, default=16, metavar="M", help="codewords")
-    group.add_argument("--embedding_dim", type=codec2_model.positive, default=2, metavar="D", help="size of a vector")
+    group.add_argument("--num_embedding", **number, default=16, metavar="M", help="codewords")
+    group.add_argument("--embedding_dim", **number, default=2, metavar="D", help="size of a vector")
     group.add_argument("--train_decoder", action="store_true", help="train the decoder as well")
-    group.add_argument(
-        "--decay", type=float, metavar="A", help="codebooks follow moving averages (0.99, say) instead of a loss"
-    )
+    group.add_argument("--decay", type=float, metavar="A", help="codebooks follow moving averages (say 0.99)")
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs", type=codec2_model.positive, default=25, metavar="N", help="passes through the training vectors"
-    )
-    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same codebooks")
+    group.add_argument("--epochs", **number, default=25, metavar="N", help="passes through the training vectors")
+    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same codebooks")
     group = parser.add_argument_group("output")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
     args = parser.parse_args(argv)
     if not 2 <= args.num_embedding <= args.nb_samples:
         parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
-    if not 0 <= args.seed < 2**32:
-        parser.error("--seed must be a number of 32 bits, not negative")
     if args.decay is not None and not 0 <= args.decay < 1:
         parser.error("--decay must be 0 or more, and less than 1")
     return args
@@ -95,17 +84,10 @@ def shannon_bound(bits, args):
     return power * 2 ** (-2 * bits / args.embedding_dim)
 
 
-def prepare(args, name):
-    """What can go wrong with the output, before Keras is imported, which takes seconds."""
-    if args.plot_dir and not args.noplots:
-        os.makedirs(args.plot_dir, exist_ok=True)
-        codec2_model.check_folder(os.path.join(args.plot_dir, name))
-
-
 if __name__ == "__main__":
     codec2_model.plain_errors()
     ARGS = parse_args()
-    prepare(ARGS, "vq_vae_demo.gif")
+    codec2_model.check_outputs(ARGS)  # before Keras is imported, which takes seconds
 
 import keras
 from keras import layers, ops
@@ -247,20 +229,18 @@ class Watch(keras.callbacks.Callback):
         self.distortions, self.codebooks = [], []
 
     def on_train_begin(self, logs=None):
-        signal.signal(signal.SIGINT, self.stop)
+        codec2_model.ctrl_c(self.stop)
         self.look(last=False)
 
-    def stop(self, *_):
-        print("stopping, Ctrl-C again aborts")
+    def stop(self):
         self.model.stop_training = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_epoch_end(self, epoch, logs):
         self.look(last=self.model.stop_training or epoch + 1 == self.params["epochs"])
         print(f"epoch {epoch + 1}/{self.params['epochs']}: held-out {self.distortions[-1]:.4f} per dimension")
 
     def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        codec2_model.ctrl_c(None)
 
     def look(self, last):
         epoch = len(self.distortions)
@@ -304,59 +284,13 @@ def kmeans(x, held, M, rng):
 # ---------------------------------------------------------------- plots
 
 
-class Plane:
-    """The two dimensions that a plot shows of vectors [n][D]; of D ≠ 2 the first two principal axes of the data."""
-
-    def __init__(self, x):
-        D = x.shape[1]
-        self.axes, self.mean, self.name = np.eye(2), np.zeros(D), "dimension"
-        if D != 2:
-            self.mean, self.name = x.mean(axis=0), "principal axis"
-            _, axes = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))  # in rising order
-            self.axes = np.concatenate([axes.T[::-1], np.zeros((1, D))])[:2]  # of D = 1 the second is nothing
-        self.limit = 1.1 * np.abs(self.project(x[:SCATTER])).max()
-
-    def project(self, x):
-        return (x - self.mean) @ self.axes.T
-
-    def draw_cells(self, ax, cell_of):
-        """Borders of the cells that cell_of(vectors [n][D]) numbers [n]; of D > 2 where the plane cuts them."""
-        side = np.linspace(-self.limit, self.limit, GRID)
-        grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-        cells = cell_of((grid @ self.axes + self.mean).astype(np.float32)).reshape(GRID, GRID)
-        border = np.zeros((GRID, GRID))
-        border[:, 1:] += cells[:, 1:] != cells[:, :-1]
-        border[1:] += cells[1:] != cells[:-1]
-        extent = (-self.limit, self.limit, -self.limit, self.limit)
-        ax.imshow(border > 0, origin="lower", extent=extent, cmap="Greys", vmax=2, interpolation="bilinear")
-
-    def draw(self, ax, x, title, trails=()):
-        """Vectors x [n][D] as a cloud; codewords, trails [epochs][M][D], where they are and the way they came."""
-        ax.plot(*self.project(x[:SCATTER]).T, ".", color="C0", markersize=2, alpha=0.4)
-        if len(trails):
-            ax.plot(*np.moveaxis(self.project(np.stack(trails)), 2, 0), "-", color="black", linewidth=0.8)
-            ax.plot(*self.project(trails[-1]).T, "o", color="C1", markeredgecolor="black", markersize=6)
-        limits = (-self.limit, self.limit)
-        ax.set(xlabel=f"{self.name} 1", ylabel=f"{self.name} 2", title=title, aspect="equal", xlim=limits, ylim=limits)
-
-
-def draw_distortion(ax, distortions, references, epochs):
-    """Held-out distortion by epoch, and horizontal lines at the references {name: distortion}."""
-    ax.plot(range(len(distortions)), distortions, ".-", color="C1", label="VQ-VAE")
-    for (name, value), style in zip(references.items(), ("--", ":"), strict=True):
-        ax.axhline(value, color="black", linestyle=style, label=f"{name} {value:.4f}")
-    ax.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {distortions[-1]:.4f}")
-    ax.set(xlim=(-0.02 * epochs, 1.02 * epochs), ylim=(0, 1.1 * max(*distortions, *references.values())))
-    ax.legend(loc="lower right")
-
-
 def draw_epoch(axes, watch, plane, references, args):
     """Codewords with their cells on the left, distortion on the right."""
     left, right = axes
     plane.draw_cells(left, lambda x: quantise(watch.model, x)[0][:, 0])
     trails = np.stack(watch.codebooks)[:, 0]
     plane.draw(left, watch.held, f"epoch {len(trails) - 1}: codewords and their cells", trails)
-    draw_distortion(right, watch.distortions, references, args.epochs)
+    vq_pager.draw_distortion(right, watch.distortions, references, args.epochs)
 
 
 # ---------------------------------------------------------------- main
@@ -367,11 +301,9 @@ def main(args):
     rng = np.random.default_rng(args.seed)
     x, held = make_data(args.nb_samples, args, rng), make_data(HELD_OUT, args, rng)
     bits = np.log2(args.num_embedding)
-    references = {
-        "k-means": np.mean(kmeans(x, held, args.num_embedding, rng)[1] ** 2),
-        "Shannon bound": shannon_bound(bits, args),
-    }
-    plane = Plane(held)
+    _, left_over = kmeans(x, held, args.num_embedding, rng)
+    references = {"k-means": np.mean(left_over**2), "Shannon bound": shannon_bound(bits, args)}
+    plane = vq_pager.Plane(held)
 
     def draw(axes, watch, indices):
         draw_epoch(axes, watch, plane, references, args)

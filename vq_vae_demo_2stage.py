@@ -3,20 +3,18 @@
 
 Usage:
     ./vq_vae_demo_2stage.py                                # two stages of 16 codewords for Gaussian vectors
-    ./vq_vae_demo_2stage.py --m_best 1                     # stage after stage instead of a search over both
+    ./vq_vae_demo_2stage.py --mbest 1                      # stage after stage instead of a search over both
     ./vq_vae_demo_2stage.py --test qpsk --num_embedding 4  # the second stage finds nothing but noise
 
 Every vector becomes the sum of one codeword a stage, so that two codebooks of M make a constellation of M² points.
-Both codebooks are trained at once, on the error of the sum.  The encoder is a dummy (it does nothing); the decoder is
-the identity, or trained with --train_decoder.
+Both are trained at once, on the error of the sum.  The encoder does nothing, nor does the decoder unless trained.
 
-Expected: 0.0098 ± 0.0003 for two stages of 16 (Gaussian); 0.0117 ± 0.0006 with --m_best 1; any seed.
+Expected: 0.0098 ± 0.0003 for two stages of 16 (Gaussian); 0.0117 ± 0.0006 with --mbest 1; any seed.
 Units: vectors have no unit; variances are those of one dimension, on vectors that are not trained on.
 """
 
-import argparse
 import os
-import signal
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
@@ -31,46 +29,32 @@ HELD_OUT = 50_000  # vectors that the figures are measured on: 0.5 % from the tr
 BATCH = 500  # vectors
 LEARNING_RATE = 0.03  # falls to 0 along a cosine
 MAX_FRAMES = 9  # of the animation, which take longer than the training
-SCATTER = 2000  # vectors in a plot
 MAX_SUMS = 64  # codewords a stage whose sums are drawn
-GRID = 200  # points a side that cells are drawn from
 
 # ---------------------------------------------------------------- arguments
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description="Watch a two stage VQ-VAE learn.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ArgumentParser(description="Watch two stages learn.", formatter_class=ArgumentDefaultsHelpFormatter)
+    number = {"type": codec2_model.positive}
     group = parser.add_argument_group("data")
     group.add_argument("--test", choices=("qpsk", "gaussian"), default="gaussian", help="±1 plus noise, or Gaussian")
-    group.add_argument("--nb_samples", type=codec2_model.positive, default=30000, metavar="N", help="training vectors")
+    group.add_argument("--nb_samples", **number, default=30000, metavar="N", help="training vectors")
     group = parser.add_argument_group("network")
-    group.add_argument(
-        "--num_embedding", type=codec2_model.positive, default=16, metavar="M", help="codewords of a stage"
-    )
-    group.add_argument("--embedding_dim", type=codec2_model.positive, default=2, metavar="D", help="size of a vector")
-    group.add_argument(
-        "--m_best", type=codec2_model.positive, default=4, metavar="N", help="candidates that stage 1 hands to stage 2"
-    )
+    group.add_argument("--num_embedding", **number, default=16, metavar="M", help="codewords of a stage")
+    group.add_argument("--embedding_dim", **number, default=2, metavar="D", help="size of a vector")
+    group.add_argument("--mbest", **number, default=4, metavar="N", help="candidates that go from stage 1 to 2")
     group.add_argument("--train_decoder", action="store_true", help="train the decoder as well")
-    group.add_argument(
-        "--decay", type=float, metavar="A", help="codebooks follow moving averages (0.99, say) instead of a loss"
-    )
+    group.add_argument("--decay", type=float, metavar="A", help="codebooks follow moving averages (say 0.99)")
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs", type=codec2_model.positive, default=25, metavar="N", help="passes through the training vectors"
-    )
-    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same codebooks")
+    group.add_argument("--epochs", **number, default=25, metavar="N", help="passes through the training vectors")
+    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same codebooks")
     group = parser.add_argument_group("output")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
     args = parser.parse_args(argv)
     if not 2 <= args.num_embedding <= args.nb_samples:
         parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
-    if not 0 <= args.seed < 2**32:
-        parser.error("--seed must be a number of 32 bits, not negative")
     if args.decay is not None and not 0 <= args.decay < 1:
         parser.error("--decay must be 0 or more, and less than 1")
     return args
@@ -102,17 +86,10 @@ def shannon_bound(bits, args):
     return power * 2 ** (-2 * bits / args.embedding_dim)
 
 
-def prepare(args, name):
-    """What can go wrong with the output, before Keras is imported, which takes seconds."""
-    if args.plot_dir and not args.noplots:
-        os.makedirs(args.plot_dir, exist_ok=True)
-        codec2_model.check_folder(os.path.join(args.plot_dir, name))
-
-
 if __name__ == "__main__":
     codec2_model.plain_errors()
     ARGS = parse_args()
-    prepare(ARGS, "vq_vae_demo_2stage.gif")
+    codec2_model.check_outputs(ARGS)  # before Keras is imported, which takes seconds
 
 import keras
 from keras import layers, ops
@@ -236,7 +213,7 @@ def build_network(args):
     D = args.embedding_dim
     inputs = keras.Input((D,))
     z_e = layers.Identity(name="encoder")(inputs)
-    z_q = VectorQuantizer(args.num_embedding, D, stages=2, m_best=args.m_best, decay=args.decay, name="quantizer")(z_e)
+    z_q = VectorQuantizer(args.num_embedding, D, stages=2, m_best=args.mbest, decay=args.decay, name="quantizer")(z_e)
     decoder = layers.Dense(D, kernel_initializer="identity", trainable=args.train_decoder, name="decoder")
     return keras.Model(inputs, decoder(z_q))
 
@@ -254,20 +231,18 @@ class Watch(keras.callbacks.Callback):
         self.distortions, self.codebooks = [], []
 
     def on_train_begin(self, logs=None):
-        signal.signal(signal.SIGINT, self.stop)
+        codec2_model.ctrl_c(self.stop)
         self.look(last=False)
 
-    def stop(self, *_):
-        print("stopping, Ctrl-C again aborts")
+    def stop(self):
         self.model.stop_training = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_epoch_end(self, epoch, logs):
         self.look(last=self.model.stop_training or epoch + 1 == self.params["epochs"])
         print(f"epoch {epoch + 1}/{self.params['epochs']}: held-out {self.distortions[-1]:.4f} per dimension")
 
     def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        codec2_model.ctrl_c(None)
 
     def look(self, last):
         epoch = len(self.distortions)
@@ -311,57 +286,11 @@ def kmeans(x, held, M, rng):
 # ---------------------------------------------------------------- plots
 
 
-class Plane:
-    """The two dimensions that a plot shows of vectors [n][D]; of D ≠ 2 the first two principal axes of the data."""
-
-    def __init__(self, x):
-        D = x.shape[1]
-        self.axes, self.mean, self.name = np.eye(2), np.zeros(D), "dimension"
-        if D != 2:
-            self.mean, self.name = x.mean(axis=0), "principal axis"
-            _, axes = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))  # in rising order
-            self.axes = np.concatenate([axes.T[::-1], np.zeros((1, D))])[:2]  # of D = 1 the second is nothing
-        self.limit = 1.1 * np.abs(self.project(x[:SCATTER])).max()
-
-    def project(self, x):
-        return (x - self.mean) @ self.axes.T
-
-    def draw_cells(self, ax, cell_of):
-        """Borders of the cells that cell_of(vectors [n][D]) numbers [n]; of D > 2 where the plane cuts them."""
-        side = np.linspace(-self.limit, self.limit, GRID)
-        grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-        cells = cell_of((grid @ self.axes + self.mean).astype(np.float32)).reshape(GRID, GRID)
-        border = np.zeros((GRID, GRID))
-        border[:, 1:] += cells[:, 1:] != cells[:, :-1]
-        border[1:] += cells[1:] != cells[:-1]
-        extent = (-self.limit, self.limit, -self.limit, self.limit)
-        ax.imshow(border > 0, origin="lower", extent=extent, cmap="Greys", vmax=2, interpolation="bilinear")
-
-    def draw(self, ax, x, title, trails=()):
-        """Vectors x [n][D] as a cloud; codewords, trails [epochs][M][D], where they are and the way they came."""
-        ax.plot(*self.project(x[:SCATTER]).T, ".", color="C0", markersize=2, alpha=0.4)
-        if len(trails):
-            ax.plot(*np.moveaxis(self.project(np.stack(trails)), 2, 0), "-", color="black", linewidth=0.8)
-            ax.plot(*self.project(trails[-1]).T, "o", color="C1", markeredgecolor="black", markersize=6)
-        limits = (-self.limit, self.limit)
-        ax.set(xlabel=f"{self.name} 1", ylabel=f"{self.name} 2", title=title, aspect="equal", xlim=limits, ylim=limits)
-
-
-def draw_distortion(ax, distortions, references, epochs):
-    """Held-out distortion by epoch, and horizontal lines at the references {name: distortion}."""
-    ax.plot(range(len(distortions)), distortions, ".-", color="C1", label="VQ-VAE")
-    for (name, value), style in zip(references.items(), ("--", ":"), strict=True):
-        ax.axhline(value, color="black", linestyle=style, label=f"{name} {value:.4f}")
-    ax.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {distortions[-1]:.4f}")
-    ax.set(xlim=(-0.02 * epochs, 1.02 * epochs), ylim=(0, 1.1 * max(*distortions, *references.values())))
-    ax.legend(loc="lower right")
-
-
 def draw_epoch(axes, watch, indices, planes, references, args):
     """Codebooks, their sums, distortion, and how often every codeword is used."""
     M, epoch = args.num_embedding, len(watch.codebooks) - 1
     first, second = np.moveaxis(np.stack(watch.codebooks), 1, 0)  # [epochs][M][D]
-    residual = watch.held[:SCATTER] - first[-1][indices[:SCATTER, 0]]
+    residual = watch.held[: vq_pager.SCATTER] - first[-1][indices[: vq_pager.SCATTER, 0]]
     planes[0].draw(axes[0, 0], watch.held, f"epoch {epoch}: codebook 1, data", first)
     planes[1].draw(axes[0, 1], residual, "codebook 2, what stage 1 leaves over", second)
     planes[0].draw_cells(axes[0, 2], lambda x: quantise(watch.model, x)[0] @ [M, 1])
@@ -369,7 +298,7 @@ def draw_epoch(axes, watch, indices, planes, references, args):
     if M <= MAX_SUMS:
         sums = (first[-1][:, None] + second[-1]).reshape(M * M, -1)
         axes[0, 2].plot(*planes[0].project(sums).T, ".", color="C1", markersize=4)
-    draw_distortion(axes[1, 0], watch.distortions, references, args.epochs)
+    vq_pager.draw_distortion(axes[1, 0], watch.distortions, references, args.epochs)
     for stage, ax in enumerate(axes[1, 1:]):
         counts = np.bincount(indices[:, stage], minlength=M)
         ax.stairs(counts, np.arange(M + 1), fill=True, color="C0", edgecolor="white")
@@ -385,19 +314,16 @@ def main(args):
     rng = np.random.default_rng(args.seed)
     x, held = make_data(args.nb_samples, args, rng), make_data(HELD_OUT, args, rng)
     M, bits = args.num_embedding, 2 * np.log2(args.num_embedding)
-    residual, held_residual = x, held
-    for _ in range(2):
-        residual, held_residual = kmeans(residual, held_residual, M, rng)
-    references = {"k-means, stage by stage": np.mean(held_residual**2), "Shannon bound": shannon_bound(bits, args)}
+    _, left_over = kmeans(*kmeans(x, held, M, rng), M, rng)
+    references = {"k-means, stage by stage": np.mean(left_over**2), "Shannon bound": shannon_bound(bits, args)}
 
     network = build_network(args)
-    quantizer = network.get_layer("quantizer")
     planes = []
 
     def draw(axes, watch, indices):
         if not planes:
-            first = watch.codebooks[0][0]
-            planes.extend([Plane(held), Plane(held - first[indices[:, 0]])])
+            first = watch.codebooks[0][0][indices[:, 0]]
+            planes.extend([vq_pager.Plane(held), vq_pager.Plane(held - first)])
         draw_epoch(axes, watch, indices, planes, references, args)
 
     film = None if args.noplots else vq_pager.Film(draw, "vq_vae_demo_2stage", args.plot_dir, (2, 3))
@@ -411,7 +337,7 @@ def main(args):
         print(f"{part} variance after: {figure:.4f} per dimension")
     for name, value in references.items():
         print(f"{name}: {value:.4f} per dimension")
-    for stage in range(quantizer.stages):
+    for stage in range(2):
         counts = np.bincount(indices[:, stage], minlength=M)
         print(f"codewords of stage {stage + 1} in use: {np.count_nonzero(counts)} of {M}")
         print(f"use of stage {stage + 1}: {' '.join(map(str, counts))} vectors")

@@ -164,6 +164,16 @@ def test_check_sees_the_records_that_read_skips(tmp_path, run):
     assert_refused(run("codec2_model.py", "x.model", "--noplots"), "x.model: frame 5: A[3] = nan")
 
 
+def test_phases_are_checked_too(tmp_path):
+    frames = records(5)
+    frames["phi"][:, 40:] = np.nan  # leftovers
+    frames["phi"][3, 39] = -1e30  # a number
+    codec2_model.check("x.model", *(frames[name] for name in ("Wo", "L", "A", "phi")))
+    frames["phi"][3, 39] = np.inf
+    with pytest.raises(FormatError, match=r"^x\.model: frame 3: phi\[39\] = inf"):
+        codec2_model.check("x.model", *(frames[name] for name in ("Wo", "L", "A", "phi")))
+
+
 # ---------------------------------------------------------------- rate K vectors
 
 
@@ -300,6 +310,12 @@ def test_replacing_follows_links(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/x.f32").write_text("old")
     (tmp_path / "link.f32").symlink_to("folder/x.f32")
+    (tmp_path / "link.keras").symlink_to("folder/x.f32")
+    with codec2_model.replacing(tmp_path / "link.keras") as new:
+        assert new.suffix == ".keras"  # that of the name, which tells Keras what to write
+        new.write_text("new")
+    (tmp_path / "link.keras").unlink()
+    (tmp_path / "folder/x.f32").write_text("old")
     with codec2_model.replacing(tmp_path / "link.f32") as new:
         new.write_text("new")
     assert (tmp_path / "link.f32").is_symlink()
@@ -323,6 +339,14 @@ def test_folder_to_write_to_must_exist(tmp_path):
 
 
 # ---------------------------------------------------------------- command line
+
+
+@pytest.mark.parametrize("text", ["-1", "4294967296", "1.5", ""])
+def test_seed_has_32_bits(text):
+    assert codec2_model.seed("4294967295") == 2**32 - 1
+    assert codec2_model.seed("0") == 0
+    with pytest.raises(ValueError):  # noqa: PT011
+        codec2_model.seed(text)
 
 
 @pytest.fixture

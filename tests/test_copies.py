@@ -10,10 +10,7 @@ DEMOS = ("vq_vae_demo.py", "vq_vae_demo_2stage.py")
 RATE_K = ("vq_vae_ratek.py", "vq_vae_ratek_conv1d.py")
 COPIES = {  # scripts that may have them: names; others may mean what a script likes
     DEMOS + RATE_K: ("VectorQuantizer", "spread"),
-    DEMOS: (
-        *("make_data", "shannon_bound", "prepare", "train", "Watch", "quantise", "distortion", "kmeans"),
-        *("Plane", "draw_distortion"),
-    ),
+    DEMOS: (*("make_data", "shannon_bound", "train", "Watch", "quantise", "distortion", "kmeans"),),
     TRAINERS: (*("fit_baseline", "random_response", "filtered_bands", "sparse_loss", "Batches", "plot_loss"),),
     (*TRAINERS, "eband_out.py"): (*("distortion", "evaluate", "match_mean", "plot_sd", "draw_frames"),),
 }

@@ -62,15 +62,16 @@ while True:
     "eband_train": """
 import os
 import keras
-import eband_train
-os.rename("out", "out.keras")
-os.symlink("out.keras", "out")
+import codec2_model
+os.link("out", "out.keras")
+os.symlink("out.keras", "link")
+os.rename("link", "out")  # which is there all the time
 while True:
     for seed in 1, 2:
         keras.utils.set_random_seed(seed)
         network = keras.Sequential([keras.Input((14,)), keras.layers.Dense(2000), keras.layers.Dense(128)])
         for i in range(100):
-            eband_train.save(network, {"seed": seed}, "out.keras")
+            codec2_model.save_network(network, {"seed": seed}, "out.keras")
 """,
 }
 
@@ -207,6 +208,28 @@ def test_ctrl_c_keeps_what_there_is(epoch, small, tmp_path):
     assert_whole_network(tmp_path / "out.keras")
     network = keras.models.load_model(tmp_path / "out.keras", compile=False)
     assert all(np.isfinite(values).all() for values in network.get_weights())
+
+
+@pytest.mark.parametrize("script", ["eband_train.py", "newamp1_train.py"])
+def test_ctrl_c_while_the_network_is_saved(script, small, tmp_path):
+    codec2_model.write_rate_K(np.random.default_rng(1).normal(30, 8, (300, 20)), tmp_path / "K.f32")
+    code = """
+import os, runpy, signal, sys
+import codec2_model
+save_network = codec2_model.save_network
+def interrupted(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    save_network(*arguments)
+codec2_model.save_network = interrupted
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    features = "s.f32" if script == "eband_train.py" else "K.f32"
+    command = [*PYTHON, code, ROOT / script, features, "s.model", "--epochs", 1, "--noplots", "--nnout", "out.keras"]
+    result = subprocess.run(map(str, command), cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert np.isfinite(float(result.stdout.splitlines()[-1]))
+    assert_whole_network(tmp_path / "out.keras")
 
 
 def test_second_ctrl_c_aborts(small, tmp_path):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from conftest import ROOT, assert_refused
 from PIL import Image
 
+import vq_pager
 import vq_vae_demo
 
 keras = vq_vae_demo.keras
@@ -181,7 +182,7 @@ def test_distortion():
 def test_plane(D):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, D)) * np.arange(1, D + 1) + 7 * (D != 2)
-    shown = vq_vae_demo.Plane(x).project(x)
+    shown = vq_pager.Plane(x).project(x)
     np.testing.assert_allclose(
         shown.var(axis=0), x.var(axis=0)[::-1][:2] if D > 2 else [*x.var(axis=0), 0][:2], rtol=0.2
     )

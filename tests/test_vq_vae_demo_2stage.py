@@ -40,8 +40,8 @@ def test_better_than_stage_by_stage(run, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--embedding_dim", 1, "--num_embedding", 3, "--m_best", 1, "--train_decoder"),
-        ("--embedding_dim", 4, "--num_embedding", 5, "--test", "qpsk", "--m_best", 9, "--decay", 0.99),
+        ("--embedding_dim", 1, "--num_embedding", 3, "--mbest", 1, "--train_decoder"),
+        ("--embedding_dim", 4, "--num_embedding", 5, "--test", "qpsk", "--mbest", 9, "--decay", 0.99),
     ],
 )
 def test_other_sizes(options, tmp_path, capsys):
