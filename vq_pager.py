@@ -258,6 +258,34 @@ def draw_distortion(ax, distortions, references, epochs):
     ax.legend(loc="lower right")
 
 
+def draw_training(axes, looks, z_e, indices, codebooks, epochs):
+    """How a VQ-VAE learns: encoder space of each stage with its codewords and their use; figures by epoch.
+
+    z_e [n][D], indices [n][stages], codebooks [stages][M][D] now; looks {name: values so far}, of all `epochs`.
+    """
+    for stage, ((space, used), codebook) in enumerate(zip(axes.T, codebooks, strict=False)):
+        plane = np.linalg.eigh(np.cov(z_e.T))[1][:, :-3:-1]  # the two axes with the largest variance
+        cloud, codewords = (z_e - z_e.mean(axis=0)) @ plane, (codebook - z_e.mean(axis=0)) @ plane
+        limits = np.percentile(cloud, [0.1, 99.9], axis=0).T
+        density = np.histogram2d(*cloud.T, 80, limits)[0]
+        space.imshow(np.sqrt(density.T), origin="lower", extent=limits.ravel(), aspect="auto", cmap="Blues")
+        space.plot(*codewords.T, ".", color="C1", markersize=3)
+        space.set(xlim=limits[0], ylim=limits[1], xlabel="Principal axis 1", ylabel="Principal axis 2")
+        space.set_title(["encoder output and codewords", "what stage 1 leaves over, and codewords"][stage])
+        used.plot(np.sort(looks["usage"][-1][stage])[::-1], color="C0")
+        used.set(xlabel="Codeword, most used first", ylabel="Vectors", title=f"use of codebook {stage + 1}")
+        z_e = z_e - codebook[indices[:, stage]]
+    terms, share = axes[:, -1]
+    for name, style in (("reconstruction", ".-C0"), ("held-out", ".-C1"), ("codebook", "--k"), ("commitment", ":k")):
+        terms.semilogy(looks["epoch"], looks[name], style, label=name)
+    terms.set(xlabel="Epoch", ylabel="dB²", xlim=(0, epochs), title=f"held-out {looks['held-out'][-1]:.2f} dB²")
+    terms.legend()
+    for stage, (counts, style) in enumerate(zip(np.moveaxis(looks["usage"], 1, 0), (".-C0", ".--C1"), strict=False)):
+        share.plot(looks["epoch"], 100 * np.mean(counts > 0, axis=1), style, label=f"stage {stage + 1}")
+    share.set(xlabel="Epoch", ylabel="Codewords in use (%)", xlim=(0, epochs), ylim=(0, 105))
+    share.legend()
+
+
 # ---------------------------------------------------------------- command line
 
 

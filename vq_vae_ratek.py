@@ -60,7 +60,7 @@ def parse_args(argv=None):
     group.add_argument("--embedding_dim", **number, metavar="D", help="values that are quantised (default: K · N)")
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", **number, default=40, metavar="N", help="passes through the training frames")
-    group.add_argument("--seed", type=int, default=1, help="the same seed gives the same network")
+    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same network")
     group.add_argument("--nnin", metavar="NET", help="take this network, with its options, instead of training one")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
@@ -70,8 +70,8 @@ def parse_args(argv=None):
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
     args = parser.parse_args(argv)
-    if args.num_embedding < 2 or not 0 <= args.seed < 2**32:
-        parser.error("--num_embedding must be 2 or more, --seed 0 to 2^32 − 1")
+    if args.num_embedding < 2:
+        parser.error("--num_embedding must be 2 or more")
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
     args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
@@ -92,10 +92,7 @@ def read_vectors(filename, K, nb_samples=None):
 
 def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
-    for filename in filter(None, (args.nnout, args.vqout, args.testout, args.indexout)):
-        codec2_model.check_folder(filename)
-    if args.plot_dir and not args.noplots:
-        os.makedirs(args.plot_dir, exist_ok=True)
+    codec2_model.check_outputs(args, args.nnout, args.vqout, args.testout, args.indexout)
     if args.nnin:
         options = codec2_model.read_options(args.nnin, [NAME])
         if options["eband_K"] != args.eband_K:
@@ -291,7 +288,7 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self.network, self.film, self.args = network, film, args
         self.train_part, self.held_part = (some_blocks(parts[name]) for name in ("train", "held-out"))
-        self.epochs, self.sd, self.held_sd, self.error, self.usage = [], [], [], [], []  # one for each look
+        self.looks = {name: [] for name in ("epoch", "reconstruction", "held-out", "codebook", "commitment", "usage")}
 
     def on_train_begin(self, logs=None):
         codec2_model.ctrl_c(lambda: setattr(self.model, "stop_training", True))
@@ -301,21 +298,22 @@ class Watch(keras.callbacks.Callback):
         last = self.model.stop_training or epoch + 1 == self.args.epochs
         if last or epoch % -(-self.args.epochs // LOOKS) == 0:
             self.look(epoch + 1)
-            line += f", SD train {self.sd[-1]:.2f}, held-out {self.held_sd[-1]:.2f} dB²"
+            line += f", SD train {self.looks['reconstruction'][-1]:.2f}, held-out {self.looks['held-out'][-1]:.2f} dB²"
         print(line)
 
     def look(self, epoch):
-        """Measure SD in dB², mean squared error of quantisation, and usage [stages][M]; take a picture of it all."""
+        """Note the terms of the loss in dB² and the usage of codewords [stages][M]; take a picture."""
+        quantizer = self.network.get_layer("quantizer")
         z_e, indices, x_hat = code(self.network, self.train_part, self.args.dec)
         held_hat = code(self.network, self.held_part, self.args.dec)[-1]
-        z_q = ops.convert_to_numpy(self.network.get_layer("quantizer").decode(indices))
-        self.epochs.append(epoch)
-        self.sd.append(np.mean((self.train_part - x_hat) ** 2))
-        self.held_sd.append(np.mean((self.held_part - held_hat) ** 2))
-        self.error.append(np.mean((z_e - z_q) ** 2))
-        self.usage.append(usage(indices, self.args.num_embedding))
+        error = np.mean((z_e - ops.convert_to_numpy(quantizer.decode(indices))) ** 2) * SCALE_DB**2
+        sd, held_sd = np.mean((self.train_part - x_hat) ** 2), np.mean((self.held_part - held_hat) ** 2)
+        now = (epoch, sd, held_sd, error, BETA * error, usage(indices, self.args.num_embedding))
+        for values, value in zip(self.looks.values(), now, strict=True):
+            values.append(value)
         if self.film:
-            self.film.shoot(self, z_e, indices)
+            codebooks = ops.convert_to_numpy(quantizer.codebooks)
+            self.film.shoot(self.looks, z_e, indices, codebooks, self.args.epochs)
 
 
 def start(network, chunks):
@@ -406,37 +404,6 @@ def evaluate(part, x, network, args):
     return sd
 
 
-# ---------------------------------------------------------------- plots
-
-
-def draw_training(axes, watch, z_e, indices):
-    """Encoder space of each stage with its codewords, how often they are used; loss terms and share in use by epoch."""
-    codebooks = ops.convert_to_numpy(watch.network.get_layer("quantizer").codebooks)
-    for stage, ((space, used), codebook) in enumerate(zip(axes.T, codebooks, strict=False)):
-        plane = np.linalg.eigh(np.cov(z_e.T))[1][:, :-3:-1]  # the two axes with the largest variance
-        cloud, codewords = (z_e - z_e.mean(axis=0)) @ plane, (codebook - z_e.mean(axis=0)) @ plane
-        limits = np.percentile(cloud, [0.1, 99.9], axis=0).T
-        density = np.histogram2d(*cloud.T, 80, limits)[0]
-        space.imshow(np.sqrt(density.T), origin="lower", extent=limits.ravel(), aspect="auto", cmap="Blues")
-        space.plot(*codewords.T, ".", color="C1", markersize=3)
-        space.set(xlim=limits[0], ylim=limits[1], xlabel="Principal axis 1", ylabel="Principal axis 2")
-        space.set_title(["encoder output and codewords", "what stage 1 leaves over, and codewords"][stage])
-        used.plot(np.sort(watch.usage[-1][stage])[::-1], color="C0")
-        used.set(xlabel="Codeword, most used first", ylabel="Vectors", title=f"use of codebook {stage + 1}")
-        z_e = z_e - codebook[indices[:, stage]]
-    terms, share = axes[:, -1]
-    error = np.array(watch.error) * SCALE_DB**2
-    lines = {"reconstruction": watch.sd, "held-out": watch.held_sd, "codebook": error, "commitment": BETA * error}
-    for (name, values), style in zip(lines.items(), (".-C0", ".-C1", "--k", ":k"), strict=True):
-        terms.semilogy(watch.epochs, values, style, label=name)
-    terms.set(xlabel="Epoch", ylabel="dB²", xlim=(0, watch.args.epochs), title=f"held-out {watch.held_sd[-1]:.2f} dB²")
-    terms.legend()
-    for stage, (counts, style) in enumerate(zip(np.moveaxis(watch.usage, 1, 0), (".-C0", ".--C1"), strict=False)):
-        share.plot(watch.epochs, 100 * np.mean(counts > 0, axis=1), style, label=f"stage {stage + 1}")
-    share.set(xlabel="Epoch", ylabel="Codewords in use (%)", xlim=(0, watch.args.epochs), ylim=(0, 105))
-    share.legend()
-
-
 # ---------------------------------------------------------------- main
 
 
@@ -463,7 +430,7 @@ def main(args, x, test):
         chunks = x[np.arange(0, nb_train - args.dec + 1, step)[:, None] + np.arange(args.dec)]
         train_kmeans(network.get_layer("kmeans"), chunks, args, rng)
         if not args.noplots:
-            film = vq_pager.Film(draw_training, f"{NAME}_training", args.plot_dir, (2, 2))
+            film = vq_pager.Film(vq_pager.draw_training, f"{NAME}_training", args.plot_dir, (2, 2))
         train(network, chunks, Watch(network, parts, film, args), args, rng)
         codec2_model.save_network(network, {**vars(args), "script": NAME}, args.nnout)
         codec2_model.ctrl_c(None)
