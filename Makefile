@@ -1,6 +1,7 @@
 # make demo                sample speech to features, a trained network, and speech again, in demo/
 # make demo SPEECH=my.wav  the same for your own speech
 # make demo DEC=3          a vector every third frame only, as a decoder at a low bit rate gets them
+# make bench               speed, start-up time and memory, in demo/bench.txt
 # make test lint clean
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 SHELL := /bin/bash -o pipefail
 
-.PHONY: demo test lint clean
+.PHONY: demo bench test lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -30,6 +31,9 @@ demo: $(VENV)/demo
 		--modelout demo/$(NAME).model --plot_dir demo | tee -a demo/figures.txt
 	$(PY) c2sim.py --modelin demo/$(NAME).model -o demo/$(NAME).wav
 	@ls demo/*.wav demo/*.png demo/figures.txt
+
+bench: $(VENV)/demo
+	$(PY) tests/bench.py demo/bench.txt
 
 test: $(VENV)/tests
 	$(PY) -m pytest -q tests
