@@ -33,7 +33,8 @@ demo: $(VENV)/demo
 	@ls demo/*.wav demo/*.png demo/figures.txt
 
 bench: $(VENV)/demo
-	$(PY) tests/bench.py demo/bench.txt
+	mkdir -p demo
+	$(PY) tests/bench.py | tee demo/bench.txt
 
 test: $(VENV)/tests
 	$(PY) -m pytest -q tests

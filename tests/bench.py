@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Speed, start-up time and memory of the scripts: a table, printed and written to a file (make bench: demo/bench.txt).
+"""Speed, start-up time and memory of the scripts: a table (`make bench` keeps it in demo/bench.txt).
 
-Machines differ, and others may be at work on them: nothing is held against a limit, but a ratio compares a figure with
-something measured in the same run, which is named beside it.  Input is the sample speech again and again, at random
-levels.  Every measurement is in a process of its own.  This one has not even NumPy: Linux counts its memory as theirs.
+Machines differ, and others may be at work on them: a ratio compares a figure with something measured in the same run,
+which is named beside it.  Input is the sample speech again and again, at random levels.  Every measurement is in a
+process of its own, and this one has not even NumPy, as Linux counts its memory as theirs.
 """
 
-import contextlib
 import json
 import os
+import random
 import runpy
 import shutil
 import subprocess
@@ -19,66 +19,46 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {path.name: path.read_text() for path in sorted(ROOT.glob("*.py"))}
-ENCODE = "c2enc 700C {0}.raw bits --mlfeat mlfeat.f32 mlfeat.model"
-SPEECH = {  # options of c2sim.py and c2sim: another tool that does most of the same; {0} is 3 or 300, seconds of speech
-    "--bands {0}.f32 --modelout {0}.model": ENCODE,
-    "--bands {0}.f32": ENCODE,
-    "--modelin {0}.model -o {0}_out.raw": "c2dec 700C bits decoded.raw",
-}
-TRAINERS = {  # script and options: input
-    "eband_train.py --Wo": "300.f32 300.model --nnout network.keras",
-    "ebanddec_train.py --dec 3": "300.f32 300.model",
-    "newamp1_train.py": "rate_K.f32 300.model",
-    "vq_vae_ratek.py": "300.f32",
-    "vq_vae_ratek_conv1d.py --num_embedding 512": "300.f32",  # the usual 2048 take a minute before training
-}
-EPOCHS = 9  # of training; the first one compiles and does not count
 OTHERS = {  # runs that only their memory is looked at
     "codec2_model.py": "300.model",
     "eband_out.py": "network.keras 300.f32 300.model --modelout out.model",
-    "vq_pager.py": "14 300.f32",
     "vq_vae_demo.py": "--epochs 2",
     "vq_vae_demo_2stage.py": "--epochs 2",
 }
 seconds, peak = {}, {}  # of start-up; most memory in MB by script
 
 
-def run(program, *arguments, name=None):
-    """Seconds that a script or another program takes, and the last line it prints."""
-    start_of_command = [sys.executable, ROOT / program] if program.endswith(".py") else [program]
-    with open("out.txt", "w") as out, open("err.txt", "w") as err:
-        start = time.perf_counter()
-        process = subprocess.Popen([*start_of_command, *arguments], stdout=out, stderr=err)
-        _, status, used = os.wait4(process.pid, 0)
-        took = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    out, err = (Path(file).read_text(errors="replace").strip().rpartition("\n")[2] for file in ("out.txt", "err.txt"))
-    if process.returncode:
-        raise RuntimeError(f"{program} ended with {process.returncode}: {err}")
-    peak[name or program] = max(peak.get(name or program, 0), used.ru_maxrss * 1024 / 1e6)  # KiB on Linux
-    return took, out
-
-
-def best(*command, **options):
-    return min(run(*command, **options)[0] for _ in range(3))
-
-
-# ---------------------------------------------------------------- run in another process, which prints the rows
+def run(program, *arguments, name=None, times=1):
+    """Seconds that a script or another program takes, the least of some times, and the last line it prints."""
+    name, least = name or program, float("inf")
+    command = [sys.executable, ROOT / program] if program.endswith(".py") else [program]
+    for _ in range(times):
+        with open("out.txt", "w") as out, open("err.txt", "w") as err:
+            start = time.perf_counter()
+            process = subprocess.Popen([*command, *arguments], stdout=out, stderr=err)
+            _, status, used = os.wait4(process.pid, 0)
+            least = min(least, time.perf_counter() - start)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peak[name] = max(peak.get(name, 0), used.ru_maxrss * 1024 / 1e6)  # KiB on Linux
+        out, err = (Path(file).read_text(errors="replace").strip() for file in ("out.txt", "err.txt"))
+        if process.returncode:
+            raise RuntimeError(f"{program} ended with {process.returncode}: {err.rpartition(chr(10))[2]}")
+    return least, out.rpartition("\n")[2]
 
 
 def make_input():
     """Write 3.raw and 300.raw, that many seconds of speech, up to 6 dB above or below the sample; rate K vectors."""
-    import numpy as np
-
     import c2sim
 
-    speech = c2sim.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))
-    gains = 10 ** (np.random.default_rng(1).uniform(-6, 6, (8, 1)) / 20)
-    speech = np.clip(gains * speech, -32767, 32767).astype("<i2").ravel()
-    speech[: 3 * c2sim.FS_HZ].tofile("3.raw")
-    speech[: 300 * c2sim.FS_HZ].tofile("300.raw")
+    gain = random.Random(1)
+    sample = c2sim.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))
+    louder = ((sample * 10 ** (gain.uniform(-6, 6) / 20)).clip(-32767, 32767).astype("<i2") for _ in range(8))
+    speech = b"".join(part.tobytes() for part in louder)
+    for length in (3, 300):
+        Path(f"{length}.raw").write_bytes(speech[: length * 2 * c2sim.FS_HZ])
     c2sim.main(["300.raw", "--rateK", "--rateKout", "rate_K.f32"])
-    return []
+    Path("page.f32").write_bytes(Path("rate_K.f32").read_bytes()[: 16 * 4 * 20])
+    return ()
 
 
 def shortest(*jobs):
@@ -104,14 +84,12 @@ def records():
     yield "codec2_model.read, all fields", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy fromfile"
     ours, numpys = shortest(lambda: write(*fields, "ours.model"), lambda: data.tofile("numpys.model"))
     yield "codec2_model.write, all fields", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy tofile"
-    opening = "codec2_model.read alone, opening 1.3 GB"
     if shutil.disk_usage(".").free < 2e9:  # not every file system knows sparse files
-        yield opening, "skipped", "", None, "less than 2 GB free in the temporary folder"
+        yield "codec2_model.read, opening 1.3 GB", "skipped", "", "", "less than 2 GB free in the temporary folder"
         return
-    with open("huge.model", "wb") as file:
-        file.truncate(10**6 * RECORD.itemsize)
+    open("huge.model", "wb").truncate(10**6 * RECORD.itemsize)
     huge, small = shortest(lambda: read("huge.model"), lambda: read("300.model"))
-    yield opening, 1e3 * huge, "ms", huge / small, "39 MB"
+    yield "codec2_model.read, opening 1.3 GB", 1e3 * huge, "ms", huge / small, "39 MB"
 
 
 def training(trainer, files):
@@ -119,12 +97,11 @@ def training(trainer, files):
 
     An epoch of the 27000 frames that are not held out lasts from the end of the one before to its own end, reports and
     validation included.  The compiled function also waits for batches.  So it is called again after training, with one
-    that is always there: that is the time of the steps alone, and the rest of an epoch is outside of them.
+    that is always there: that is the time of its steps alone.  The first epoch and call compile, and do not count.
     """
     sys.argv = f"{trainer} {files} --noplots".split()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # most trainers say so, but too late, after these imports
     import keras
-    import numpy as np
     import tensorflow as tf
 
     fit, ends, steps = keras.Model.fit, [], []  # times
@@ -132,13 +109,12 @@ def training(trainer, files):
     def timed_fit(model, x, y=None, batch_size=None, epochs=1, callbacks=(), **options):
         ends.clear()  # the last fit counts; vq_vae_ratek_conv1d.py has one without quantiser before
         clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
-        history = fit(model, x, y, batch_size, min(epochs, EPOCHS), callbacks=[*callbacks, clock], **options)
-        batch = x[0] if y is None else (x[:batch_size], y[:batch_size])
-        ready = iter(tf.data.Dataset.from_tensors(tf.nest.map_structure(np.float32, batch)).repeat())
-        for _ in range(21):  # the first one compiles
+        history = fit(model, x, y, batch_size, min(epochs, 9), callbacks=[*callbacks, clock], **options)
+        batch, nb_steps = (x[0], len(x)) if y is None else ((x[:batch_size], y[:batch_size]), -(-len(x) // batch_size))
+        ready = iter(tf.data.Dataset.from_tensors(batch).repeat())
+        for _ in range(21):
             model.train_function(ready)
             steps.append(time.perf_counter())
-        nb_steps = len(x) if y is None else -(-len(x) // batch_size)
         steps[:] = [(steps[-1] - steps[-20]) / 19 / model.steps_per_execution * nb_steps]  # in an epoch
         return history
 
@@ -149,28 +125,23 @@ def training(trainer, files):
     yield "    time of an epoch outside the step", 100 * (1 - steps[0] / epoch), "%"
 
 
-# ---------------------------------------------------------------- rows
-
-
 def in_child(function, *arguments):
-    """Those of a function above; of a trainer, the memory is its own."""
-    name = (*arguments, function)[0].split()[0]
-    return json.loads(run("tests/bench.py", function, *arguments, name=name)[1])
+    """Rows of make_input(), records() or training() in another process; the memory counts for the script it runs."""
+    return json.loads(run("tests/bench.py", function, *arguments, name=(*arguments, function)[0].split()[0])[1])
 
 
 def speech(options, other, length):
     """Analysis or synthesis, beside the tools of Codec 2."""
-    options = f"{length}.raw {options.format(length)}".split()
-    took = best("c2sim.py", *options)
-    tools = [tool for tool in (["c2sim", *options], other.format(length).split()) if shutil.which(tool[0])]
-    names = " ".join(x for x in options if x[0] == "-")
-    row = f"c2sim.py {names}, {length} s of speech", length / took, "x real time"
-    yield from [(*row, best(*tool) / took, tool[0]) for tool in tools] or [row]
+    options = f"{length}.raw {options}".split()
+    took = run("c2sim.py", *options, times=3)[0]
+    tools = [tool for tool in (["c2sim", *options], other.split()) if shutil.which(tool[0])]
+    row = f"c2sim.py {' '.join(x for x in options if x[0] == '-')}, {length} s of speech", length / took, "x real time"
+    yield from [(*row, run(*tool, times=3)[0] / took, tool[0]) for tool in tools] or [row]
 
 
 def start_up(name, *command):
     """Time to the first answer."""
-    seconds[name] = best(*command, name=name)
+    seconds[name] = run(*command, name=None if command[0] in SCRIPTS else name, times=3)[0]
     yield name, 1e3 * seconds[name], "ms", seconds[name] / seconds["import numpy"], "import numpy"
 
 
@@ -182,47 +153,50 @@ def memory(script):
     yield f"{script}, peak memory", peak[script], "MB", peak[script] / peak[module], module
 
 
-def main(filename):
-    failed = False
+def main():
+    failed = []
     os.environ |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
-    Path(filename).parent.mkdir(exist_ok=True)
-    with open(filename, "w") as table, tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
 
-        def show(name, figure, unit="", ratio=None, reference=""):
-            figure = figure if isinstance(figure, str) else f"{figure:.{2 if figure < 10 else 0}f}"
-            ratio = "" if ratio is None else f"{ratio:.2f}"
-            for file in (table, sys.stdout):
-                print(f"{name:<46}{figure:>8} {unit:<12}{ratio:>6}  {reference}".rstrip(), file=file, flush=True)
+    def show(name, figure, unit="", ratio="", reference=""):
+        figure, ratio = (x if isinstance(x, str) else f"{x:.{2 if x < 10 else 0}f}" for x in (figure, ratio))
+        print(f"{name:<46}{figure:>8} {unit:<12}{ratio:>6}  {reference}".rstrip(), flush=True)
 
-        def add(rows, name, *arguments):
-            nonlocal failed
-            try:
-                for row in rows(name, *arguments):
-                    show(*row)
-            except Exception as error:  # the others go on
-                failed = True
-                show(name, "FAILED", reference=str(error))
+    def add(rows, name, *arguments):
+        try:
+            for row in rows(name, *arguments):
+                show(*row)
+        except Exception as error:  # the others go on
+            failed.append(name)
+            show(" ".join(map(str, (name, *arguments[:1]))), "FAILED", "", "", str(error))
 
-        show("measurement", "figure", "unit", None, "ratio to")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        show("measurement", "figure", "unit", "", "ratio to")
         add(in_child, "make_input")
-        for length in (3, 300):
-            for options, other in SPEECH.items():
-                add(speech, options, other, length)
+        for s in (3, 300):
+            encode = f"c2enc 700C {s}.raw bits --mlfeat mlfeat.f32 mlfeat.model"
+            add(speech, f"--bands {s}.f32 --modelout {s}.model", encode, s)
+            add(speech, f"--bands {s}.f32", encode, s)
+            add(speech, f"--modelin {s}.model -o {s}_out.raw", "c2dec 700C bits decoded.raw", s)
         add(in_child, "records")
         for module in ("numpy", "keras", "codec2_model", "c2sim"):
             add(start_up, f"import {module}", sys.executable, "-c", f"import {module}")
         for script in SCRIPTS:
             add(start_up, f"{script} --help", script, "--help")
-        Path("page.f32").write_bytes(Path("300.f32").read_bytes()[: 16 * 14 * 4])
-        add(start_up, "vq_pager.py, one page", "vq_pager.py", "14", "page.f32", "--plot_dir", "plots")
-        for trainer, files in TRAINERS.items():
-            add(in_child, "training", trainer, files)
+        add(start_up, "vq_pager.py, one page", "vq_pager.py", "20", "page.f32", "--plot_dir", "plots")
+        add(in_child, "training", "eband_train.py --Wo", "300.f32 300.model --nnout network.keras")
+        add(in_child, "training", "ebanddec_train.py --dec 3", "300.f32 300.model")
+        add(in_child, "training", "newamp1_train.py", "rate_K.f32 300.model")
+        add(in_child, "training", "vq_vae_ratek.py", "300.f32")
+        # 2048 codewords, as usual, take a minute before training
+        add(in_child, "training", "vq_vae_ratek_conv1d.py --num_embedding 512", "300.f32")
         for script in SCRIPTS:
             add(memory, script)
-    return failed
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1] not in ("make_input", "records"):
-        sys.exit(main(sys.argv[1]))
-    print(json.dumps(list(globals()[sys.argv[1]](*sys.argv[2:]))))
+    if sys.argv[1:]:
+        print(json.dumps(list(globals()[sys.argv[1]](*sys.argv[2:]))))
+    else:
+        sys.exit(main())
