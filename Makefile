@@ -1,7 +1,7 @@
 # make demo                sample speech to quantised speech: trains, quantises, makes wav files to listen to, in demo/
 # make demo SPEECH=my.wav  the same for your own speech, a minute or more
 # make results             the tables and pictures of the README, from speech in Debian's codec2-examples
-# make bench               speed and memory
+# make bench               speed, start-up time and memory, in demo/bench.txt
 # make test lint clean
 
 PYTHON ?= python3
