@@ -69,14 +69,15 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not (args.input or args.modelin):
         parser.error("nothing to work on: name a speech file, or a model file with --modelin")
-    if not (args.bands or args.rateKout or args.modelout or args.out):
+    outputs = [name for name in (args.bands, args.rateKout, args.modelout, args.out) if name]
+    if not outputs:
         parser.error("nothing to write: name an output with --bands, --rateKout, --modelout or -o")
     if args.modelin and (args.bands or args.rateK):
         parser.error("--modelin replaces the analysis that --bands and --rateK need")
     if (args.rateKin or args.rateKout) and not args.rateK:
         parser.error("--rateKin and --rateKout need --rateK")
-    outputs = [os.path.realpath(name) for name in (args.bands, args.rateKout, args.modelout, args.out) if name]
-    if len(set(outputs) - {os.devnull}) < len(outputs) - outputs.count(os.devnull):
+    files = [os.path.realpath(name) for name in outputs if name != os.devnull]
+    if len(set(files)) < len(files):
         parser.error("two outputs would be the same file")
     return args
 
@@ -113,7 +114,7 @@ def read_wav(filename, data):
     if bytes(data[:4]) == b"RIFF" and len(data) < size < 0x7FFFF000:  # a stream, of unknown length, has more
         raise FormatError(f"{filename}: {len(data)} bytes, but its header says {size}: cut off?")
     if not 1000 <= rate <= 1_000_000:
-        raise FormatError(f"{filename}: {rate} samples a second, expected 1000 to 1000000")
+        raise FormatError(f"{filename}: {rate} Hz, expected 1000 to 1000000")
     if speech.dtype == np.int16 and speech.ndim == 1 and rate == FS_HZ:
         return speech
     import scipy.signal  # takes a second
@@ -449,9 +450,8 @@ def main(argv=None):
         speech = read_speech(args.input)
         chunks = analyse(speech, need_model=bool(args.rateK or args.modelout or args.out))
     if args.rateKin:
-        rate_K = codec2_model.read_rate_K(args.rateKin, K)
+        rate_K, nb = codec2_model.read_rate_K(args.rateKin, K), -(-len(speech) // N)
         codec2_model.check_rate_K(args.rateKin, rate_K)
-        nb = -(-len(speech) // N)
         if len(rate_K) != nb:
             raise FormatError(f"{args.rateKin}: {len(rate_K)} vectors, expected {nb}, the frames of {args.input}")
     phases, tail, kept = Phases(args.phase0, args.postfilter), np.zeros((1, N)), 0
