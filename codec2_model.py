@@ -277,13 +277,13 @@ def save_network(network, options, filename):
             archive.writestr("options.json", json.dumps(options))
 
 
-def read_options(filename, scripts):
-    """Options of a network that one of the scripts has written; FormatError when it is not such a network."""
+def read_options(filename, scripts, names=()):
+    """Options of a network that one of the scripts has written, these `names` among them; FormatError for any other."""
     with open(filename, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 options = json.loads(archive.read("options.json"))
-            known = options["script"] in scripts
+            known = options["script"] in scripts and all(name in options for name in names)
         except Exception:  # a broken archive has many ways to be one
             known = False
     if not known:

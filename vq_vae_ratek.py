@@ -28,6 +28,7 @@ import vq_pager
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 NAME = "vq_vae_ratek"
+KEPT = ("eband_K", "dec", "num_embedding")  # options that a network brings with it
 SCALE_DB = 15  # about the standard deviation of speech, which the network has as 1
 BATCH = 2048  # vectors
 LEARNING_RATE = 1e-4  # falls to 0 along a cosine
@@ -74,6 +75,8 @@ def parse_args(argv=None):
         parser.error("--num_embedding must be 2 or more")
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
+    if args.testout and args.indexout and os.path.realpath(args.testout) == os.path.realpath(args.indexout):
+        parser.error("--testout and --indexout would be the same file")
     args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
     if args.embedding_dim > args.dec * args.eband_K:
         parser.error("--embedding_dim must not be more than --eband_K times --dec")
@@ -92,13 +95,14 @@ def read_vectors(filename, K, nb_samples=None):
 
 def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
-    codec2_model.check_outputs(args, args.nnout, args.vqout, args.testout, args.indexout)
+    nnout, book = None if args.nnin else args.nnout, args.vqout and f"{args.vqout}_1.f32"
+    codec2_model.check_outputs(args, nnout, book, args.testout, args.indexout)
     if args.nnin:
-        options = codec2_model.read_options(args.nnin, [NAME])
+        options = codec2_model.read_options(args.nnin, [NAME], KEPT)
         if options["eband_K"] != args.eband_K:
             why = f"a network for --eband_K {options['eband_K']}, not {args.eband_K}"
             raise codec2_model.FormatError(f"{args.nnin}: {why}")
-        args.dec, args.num_embedding = options["dec"], options["num_embedding"]
+        vars(args).update({name: options[name] for name in KEPT})
     x = read_vectors(args.features, args.eband_K, args.nb_samples)
     nb_train = (len(x) - len(x) // 10) // args.dec
     if not args.nnin and len(x) < MIN_FRAMES:

@@ -30,6 +30,7 @@ import vq_pager
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 NAME = "vq_vae_ratek_conv1d"
+KEPT = ("eband_K", "dec", "num_embedding", "vq_stages")  # options that a network brings with it
 BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
 HIDDEN, KERNEL = 128, 7  # channels of the hidden conv1D layers, frames (or vectors) that a layer looks at
 SCALE_DB = 15  # about the standard deviation of speech, which the network has as 1
@@ -82,6 +83,8 @@ def parse_args(argv=None):
         parser.error("--num_embedding must be 2 or more")
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
+    if args.testout and args.indexout and os.path.realpath(args.testout) == os.path.realpath(args.indexout):
+        parser.error("--testout and --indexout would be the same file")
     return args
 
 
@@ -97,13 +100,14 @@ def read_vectors(filename, K, nb_samples=None):
 
 def prepare(args):
     """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
-    codec2_model.check_outputs(args, args.nnout, args.vqout, args.testout, args.indexout)
+    nnout, book = None if args.nnin else args.nnout, args.vqout and f"{args.vqout}_1.f32"
+    codec2_model.check_outputs(args, nnout, book, args.testout, args.indexout)
     if args.nnin:
-        options = codec2_model.read_options(args.nnin, [NAME])
+        options = codec2_model.read_options(args.nnin, [NAME], KEPT)
         if options["eband_K"] != args.eband_K:
             why = f"a network for --eband_K {options['eband_K']}, not {args.eband_K}"
             raise codec2_model.FormatError(f"{args.nnin}: {why}")
-        args.dec, args.num_embedding, args.vq_stages = (options[k] for k in ("dec", "num_embedding", "vq_stages"))
+        vars(args).update({name: options[name] for name in KEPT})
     x = read_vectors(args.features, args.eband_K, args.nb_samples)
     nb_train = (len(x) - len(x) // 10) // args.dec
     if not args.nnin and len(x) < MIN_FRAMES:
