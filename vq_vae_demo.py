@@ -17,7 +17,6 @@ import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import numpy as np
-from scipy.cluster.vq import kmeans2, vq
 
 import codec2_model
 import vq_pager
@@ -91,6 +90,7 @@ if __name__ == "__main__":
 
 import keras
 from keras import layers, ops
+from scipy.cluster.vq import kmeans2, vq
 
 # ---------------------------------------------------------------- quantiser
 

@@ -20,7 +20,6 @@ import argparse
 import os
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
 import codec2_model
 import vq_pager
@@ -120,6 +119,7 @@ if __name__ == "__main__":
 
 import keras
 from keras import layers, ops
+from scipy.cluster.vq import kmeans2
 
 # ---------------------------------------------------------------- quantiser
 

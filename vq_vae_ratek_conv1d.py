@@ -21,7 +21,6 @@ import argparse
 import os
 
 import numpy as np
-from scipy.cluster.vq import kmeans2, vq
 
 import c2sim
 import codec2_model
@@ -125,6 +124,7 @@ if __name__ == "__main__":
 
 import keras
 from keras import layers, ops
+from scipy.cluster.vq import kmeans2, vq
 
 # ---------------------------------------------------------------- quantiser
 

@@ -22,6 +22,7 @@ SCRIPTS = {path.name: path.read_text() for path in sorted(ROOT.glob("*.py"))}
 OTHERS = {  # runs that only their memory is looked at
     "codec2_model.py": "300.model",
     "eband_out.py": "network.keras 300.f32 300.model --modelout out.model",
+    "vq_pager.py": "14 300.f32",
     "vq_vae_demo.py": "--epochs 2",
     "vq_vae_demo_2stage.py": "--epochs 2",
 }
@@ -39,10 +40,10 @@ def run(program, *arguments, name=None, times=1):
             _, status, used = os.wait4(process.pid, 0)
             least = min(least, time.perf_counter() - start)
         process.returncode = os.waitstatus_to_exitcode(status)
-        peak[name] = max(peak.get(name, 0), used.ru_maxrss * 1024 / 1e6)  # KiB on Linux
         out, err = (Path(file).read_text(errors="replace").strip() for file in ("out.txt", "err.txt"))
         if process.returncode:
             raise RuntimeError(f"{program} ended with {process.returncode}: {err.rpartition(chr(10))[2]}")
+        peak[name] = max(peak.get(name, 0), used.ru_maxrss * 1024 / 1e6)  # KiB on Linux
     return least, out.rpartition("\n")[2]
 
 
@@ -52,12 +53,11 @@ def make_input():
 
     gain = random.Random(1)
     sample = c2sim.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))
-    louder = ((sample * 10 ** (gain.uniform(-6, 6) / 20)).clip(-32767, 32767).astype("<i2") for _ in range(8))
-    speech = b"".join(part.tobytes() for part in louder)
+    louder = ((sample * 10 ** (gain.uniform(-6, 6) / 20)).clip(-32767, 32767) for _ in range(8))
+    speech = b"".join(part.astype("<i2").tobytes() for part in louder)
     for length in (3, 300):
         Path(f"{length}.raw").write_bytes(speech[: length * 2 * c2sim.FS_HZ])
     c2sim.main(["300.raw", "--rateK", "--rateKout", "rate_K.f32"])
-    Path("page.f32").write_bytes(Path("rate_K.f32").read_bytes()[: 16 * 4 * 20])
     return ()
 
 
@@ -141,7 +141,7 @@ def speech(options, other, length):
 
 def start_up(name, *command):
     """Time to the first answer."""
-    seconds[name] = run(*command, name=None if command[0] in SCRIPTS else name, times=3)[0]
+    seconds[name] = run(*command, name=name, times=3)[0]
     yield name, 1e3 * seconds[name], "ms", seconds[name] / seconds["import numpy"], "import numpy"
 
 
@@ -167,7 +167,7 @@ def main():
                 show(*row)
         except Exception as error:  # the others go on
             failed.append(name)
-            show(" ".join(map(str, (name, *arguments[:1]))), "FAILED", "", "", str(error))
+            show(" ".join(map(str, (name, *arguments[:1]))), "FAILED", "", "", f"{type(error).__name__}: {error}")
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -183,20 +183,18 @@ def main():
             add(start_up, f"import {module}", sys.executable, "-c", f"import {module}")
         for script in SCRIPTS:
             add(start_up, f"{script} --help", script, "--help")
-        add(start_up, "vq_pager.py, one page", "vq_pager.py", "20", "page.f32", "--plot_dir", "plots")
+        add(start_up, "vq_pager.py, a page", "vq_pager.py", "20", "rate_K.f32", "--start", "29984", "--plot_dir", ".")
         add(in_child, "training", "eband_train.py --Wo", "300.f32 300.model --nnout network.keras")
         add(in_child, "training", "ebanddec_train.py --dec 3", "300.f32 300.model")
         add(in_child, "training", "newamp1_train.py", "rate_K.f32 300.model")
         add(in_child, "training", "vq_vae_ratek.py", "300.f32")
-        # 2048 codewords, as usual, take a minute before training
-        add(in_child, "training", "vq_vae_ratek_conv1d.py --num_embedding 512", "300.f32")
+        add(in_child, "training", "vq_vae_ratek_conv1d.py --num_embedding 512", "300.f32")  # 2048 start in a minute
         for script in SCRIPTS:
             add(memory, script)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        print(json.dumps(list(globals()[sys.argv[1]](*sys.argv[2:]))))
-    else:
+    if not sys.argv[1:]:
         sys.exit(main())
+    print(json.dumps(list(globals()[sys.argv[1]](*sys.argv[2:]))))
