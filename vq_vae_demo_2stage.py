@@ -106,10 +106,11 @@ def spread(x, M, rng, candidates=8):
     residual = x - x[rng.integers(len(x))]
     codebook = [x[0] - residual[0]]
     distance = np.sum(residual**2, axis=1, dtype=np.float64)
+    power = np.sum(x**2, axis=1)
     while len(codebook) < M:
         p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
         drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]
-        to_drawn = np.sum(drawn**2, axis=1)[:, None] - 2 * drawn @ x.T + np.sum(x**2, axis=1)
+        to_drawn = np.sum(drawn**2, axis=1)[:, None] - 2 * drawn @ x.T + power
         codebook.append(drawn[np.argmin(np.minimum(to_drawn, distance).sum(axis=1))])
         new = x - codebook[-1]
         new_distance = np.sum(new**2, axis=1)
