@@ -11,8 +11,8 @@ A vector is --dec consecutive frames.  The encoder maps it to --embedding_dim va
 these, and the decoder turns the codeword into --dec frames.  Beside it stands k-means with as many codewords, on the
 same vectors of the same randomly filtered speech.
 
-Expected: 22 minutes of speech, 15 s on two cores; SD on 61 s of other speakers and recordings, seeds 1 to 3: 29.3 ± 0.5 dB²
-for 7 bits a frame, as k-means; with --dec 2 --overlap (350 bit/s) 32.6 ± 0.2, k-means 32.7.
+Expected: 22 minutes of speech, 15 s on two cores; SD on 61 s of other speakers and recordings, seeds 1 to 3:
+29.3 ± 0.5 dB² for 7 bits a frame, as k-means; with --dec 2 --overlap (350 bit/s) 32.6 ± 0.2, k-means 32.7.
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """

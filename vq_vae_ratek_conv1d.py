@@ -12,8 +12,8 @@ of it, and the decoder turns the sum of these codewords into --dec frames.  Besi
 speech coders have used for decades, at the same bit rate: every --dec-th frame quantised and straight lines between,
 codebooks trained by k-means on the same randomly filtered speech.  Both search their stages together (m-best).
 
-Expected: 22 minutes of speech, 4 minutes and 1.2 GB on two cores; SD on 61 s of other speakers and recordings, seeds 1 to 3:
-K = 14 at 1100 bit/s 4.51 ± 0.05 dB², classical 7.65; at 550 bit/s 12.9, classical 17.8; K = 20 at 1100 bit/s 9.6, 15.0.
+Expected: 22 minutes of speech, 4 minutes and 1.2 GB on two cores; SD on 61 s of other speakers and recordings, seeds
+1 to 3: K = 14 at 1100 bit/s 4.51 ± 0.05 dB², classical 7.65; at 550 bit/s 12.9, 17.8; K = 20 at 1100 bit/s 9.6, 15.0.
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
