@@ -99,7 +99,6 @@ if __name__ == "__main__":
     OPTIONS, DATA = prepare(ARGS)
 
 import keras
-import matplotlib.pyplot as plt
 
 # ---------------------------------------------------------------- evaluation
 
@@ -132,20 +131,6 @@ def evaluate(part, estimates, data):
 
 
 # ---------------------------------------------------------------- plots
-
-
-def plot_sd(sd):
-    """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
-    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
-    bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
-    for i, (name, values) in reversed(list(enumerate(sd.items()))):
-        label = f"{name}, mean {values.mean():.1f} dB²"
-        histogram.hist(values, bins, histtype="step", color=f"C{i}", label=label)
-        by_frame.plot(values, color=f"C{i}", linewidth=0.6, label=label)
-    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
-    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
-    histogram.legend()
-    return fig
 
 
 def draw_frames(fig, frames, records, estimates, Fs):
@@ -231,7 +216,7 @@ def main(args, options, data):
         draw_frames(fig, frames, records, estimates([frames])[1], options["Fs"])
 
     if not args.noplots:
-        vq_pager.show({"eband_out_sd": plot_sd(sd)}, args.plot_dir)
+        vq_pager.show({"eband_out_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
         vq_pager.page_through(draw, -(-(len(target) - args.frame) // 6), "eband_out_frames", args.plot_dir, nb_png=2)
     print(f"{sd['network'].mean():.2f}")
 

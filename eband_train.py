@@ -265,20 +265,6 @@ def plot_loss(losses):
     return fig
 
 
-def plot_sd(sd):
-    """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
-    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
-    bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
-    for i, (name, values) in reversed(list(enumerate(sd.items()))):
-        label = f"{name}, mean {values.mean():.1f} dB²"
-        histogram.hist(values, bins, histtype="step", color=f"C{i}", label=label)
-        by_frame.plot(values, color=f"C{i}", linewidth=0.6, label=label)
-    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
-    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
-    histogram.legend()
-    return fig
-
-
 def draw_frames(fig, frames, records, estimates, Fs):
     """Six frames: spectra of the model file and of estimates {name: dB [frames][width]}; below them the waveforms."""
     axes = fig.subplots(4, 3)
@@ -320,7 +306,7 @@ def main(args, data, records, nb_train, test):
         draw_frames(fig, frames, records, estimates([values[frames] for values in data])[1], args.Fs)
 
     if not args.noplots:
-        vq_pager.show({"eband_train_loss": plot_loss(losses), "eband_train_sd": plot_sd(sd)}, args.plot_dir)
+        vq_pager.show({"eband_train_loss": plot_loss(losses), "eband_train_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
         vq_pager.page_through(draw, -(-(len(data[0]) - first) // 6), "eband_train_frames", args.plot_dir, nb_png=2)
     print(f"{last_sd['network'].mean():.2f}")
 

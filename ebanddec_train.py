@@ -39,9 +39,7 @@ MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 
 def parse_args():
-    parser = ArgumentParser(
-        description="Bands every N frames to rate L.", formatter_class=ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description="Decimated bands to rate L.", formatter_class=ArgumentDefaultsHelpFormatter)
     group = parser.add_argument_group("data")
     group.add_argument("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
     group.add_argument("model", metavar="MODEL", help="model records of the same frames")
@@ -276,20 +274,6 @@ def plot_loss(losses):
     return fig
 
 
-def plot_sd(sd):
-    """Histograms of SD {name: [n]} without the worst frames, and SD frame by frame."""
-    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
-    bins = np.linspace(0, max(np.percentile(values, 98) for values in sd.values()), 60)
-    for i, (name, values) in reversed(list(enumerate(sd.items()))):
-        label = f"{name}, mean {values.mean():.1f} dB²"
-        histogram.hist(values, bins, histtype="step", color=f"C{i}", label=label)
-        by_frame.plot(values, color=f"C{i}", linewidth=0.6, label=label)
-    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
-    by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
-    histogram.legend()
-    return fig
-
-
 def draw_frames(fig, frames, records, estimates, Fs):
     """Six frames: spectra of the model file and of estimates {name: dB [frames][width]}; below them the waveforms."""
     axes = fig.subplots(4, 3)
@@ -344,7 +328,9 @@ def main(args, data, records, nb_train, test):
             fig.axes[i // 3 * 6 + i % 3].set_title(f"frame {frames[i]}, interpolated")
 
     if not args.noplots:
-        vq_pager.show({"ebanddec_train_loss": plot_loss(losses), "ebanddec_train_sd": plot_sd(sd)}, args.plot_dir)
+        vq_pager.show(
+            {"ebanddec_train_loss": plot_loss(losses), "ebanddec_train_sd": vq_pager.plot_sd(sd)}, args.plot_dir
+        )
         vq_pager.page_through(draw, -(-(len(data[0]) - first) // 6), "ebanddec_train_frames", args.plot_dir, nb_png=2)
     print(f"{last_sd['network'].mean():.2f}")
 

@@ -103,8 +103,7 @@ def spread(x, M, rng, candidates=8):
     """
     residual = x - x[rng.integers(len(x))]
     codebook = [x[0] - residual[0]]
-    distance = np.sum(residual**2, axis=1, dtype=np.float64)
-    power = np.sum(x**2, axis=1)
+    distance, power = np.sum(residual**2, axis=1, dtype=np.float64), np.sum(x**2, axis=1)
     while len(codebook) < M:
         p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
         drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]

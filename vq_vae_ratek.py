@@ -17,8 +17,8 @@ Expected: 22 minutes of speech, 15 s on two cores; SD on 61 s of other speakers 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
 
-import argparse
 import os
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import numpy as np
 
@@ -44,9 +44,8 @@ MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description="Train a one stage VQ-VAE on rate K vectors.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = ArgumentParser(
+        description="One stage VQ-VAE on rate K vectors.", formatter_class=ArgumentDefaultsHelpFormatter
     )
     number = {"type": codec2_model.positive}
     group = parser.add_argument_group("data")
@@ -133,8 +132,7 @@ def spread(x, M, rng, candidates=8):
     """
     residual = x - x[rng.integers(len(x))]
     codebook = [x[0] - residual[0]]
-    distance = np.sum(residual**2, axis=1, dtype=np.float64)
-    power = np.sum(x**2, axis=1)
+    distance, power = np.sum(residual**2, axis=1, dtype=np.float64), np.sum(x**2, axis=1)
     while len(codebook) < M:
         p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
         drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]

@@ -10,9 +10,10 @@ DEMOS = ("vq_vae_demo.py", "vq_vae_demo_2stage.py")
 RATE_K = ("vq_vae_ratek.py", "vq_vae_ratek_conv1d.py")
 COPIES = {  # scripts that may have them: names; others may mean what a script likes
     DEMOS + RATE_K: ("VectorQuantizer", "spread"),
+    RATE_K: ("read_vectors", "some_blocks", "Watch", "code", "usage", "load"),
     DEMOS: (*("make_data", "shannon_bound", "train", "Watch", "quantise", "distortion", "kmeans"),),
     TRAINERS: (*("fit_baseline", "random_response", "filtered_bands", "sparse_loss", "Batches", "plot_loss"),),
-    (*TRAINERS, "eband_out.py"): (*("distortion", "evaluate", "match_mean", "plot_sd", "draw_frames"),),
+    (*TRAINERS, "eband_out.py"): (*("distortion", "evaluate", "match_mean", "draw_frames"),),
 }
 
 
