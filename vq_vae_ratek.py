@@ -447,7 +447,8 @@ def main(args, x, test):
         sd = evaluate(part, frames, network, args)
 
     sent = x if test is None else test
-    _, indices, x_hat = code(network, sent, args.dec)
+    if args.testout or args.indexout or not args.noplots:
+        _, indices, x_hat = code(network, sent, args.dec)
     if args.vqout:
         for stage, codebook in enumerate(ops.convert_to_numpy(network.get_layer("quantizer").codebooks)):
             codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
