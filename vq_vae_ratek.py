@@ -398,8 +398,8 @@ def usage(indices, M):
 def evaluate(part, x, network, args):
     """Print the figures of frames x [n][K]; returns SD of every frame in dB², {name: [n]}."""
     _, indices, x_hat = code(network, x, args.dec)
-    estimates = {"network": x_hat, "k-means": code_by_kmeans(network, x, args.dec)}
-    sd = {name: np.mean((x - estimate) ** 2, axis=1) for name, estimate in estimates.items()}
+    sd = {"network": np.mean((x - x_hat) ** 2, axis=1)}
+    sd["k-means"] = np.mean((x - code_by_kmeans(network, x, args.dec)) ** 2, axis=1)
     for name, values in sd.items():
         print(f"{part} {name} SD: {values.mean():.2f} dB²")
     for stage, counts in enumerate(usage(indices, args.num_embedding)):
@@ -430,8 +430,8 @@ def main(args, x, test):
     else:
         parts = {"train": x[:nb_train], "held-out": x[nb_train:]}
         network = build_network(parts["train"].mean(axis=0), args)
-        step = 1 if args.overlap else args.dec
-        chunks = x[np.arange(0, nb_train - args.dec + 1, step)[:, None] + np.arange(args.dec)]
+        chunks = np.lib.stride_tricks.sliding_window_view(parts["train"], args.dec, axis=0).transpose(0, 2, 1)
+        chunks = chunks if args.overlap else chunks[:: args.dec]
         train_kmeans(network.get_layer("kmeans"), chunks, args, rng)
         if not args.noplots:
             film = vq_pager.Film(vq_pager.draw_training, f"{NAME}_training", args.plot_dir, (2, 2))

@@ -423,8 +423,8 @@ def usage(indices, M):
 def evaluate(part, x, network, args):
     """Print the figures of frames x [n][K]; returns SD of every frame in dB², {name: [n]}."""
     _, indices, x_hat = code(network, x, args.dec)
-    estimates = {"network": x_hat, "classical VQ": code_classically(network, x, args.dec)}
-    sd = {name: np.mean((x - estimate) ** 2, axis=1) for name, estimate in estimates.items()}
+    sd = {"network": np.mean((x - x_hat) ** 2, axis=1)}
+    sd["classical VQ"] = np.mean((x - code_classically(network, x, args.dec)) ** 2, axis=1)
     for name, values in sd.items():
         print(f"{part} {name} SD: {values.mean():.2f} dB²")
     for stage, counts in enumerate(usage(indices, args.num_embedding)):
@@ -455,7 +455,7 @@ def main(args, x, test):
     else:
         parts = {"train": x[:nb_train], "held-out": x[nb_train:]}
         network = build_network(parts["train"].mean(axis=0), args)
-        chunks = x[np.arange(0, nb_train - CHUNK + 1, HOP)[:, None] + np.arange(CHUNK)]
+        chunks = np.lib.stride_tricks.sliding_window_view(parts["train"], CHUNK, axis=0)[::HOP].transpose(0, 2, 1)
         train_classical(network.get_layer("classical"), chunks, args, rng)
         if not args.noplots:
             film = vq_pager.Film(vq_pager.draw_training, f"{NAME}_training", args.plot_dir, (2, args.vq_stages + 1))
