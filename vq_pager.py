@@ -272,8 +272,10 @@ def draw_training(axes, looks, z_e, indices, codebooks, epochs):
         space.plot(*codewords.T, ".", color="C1", markersize=3)
         space.set(xlim=limits[0], ylim=limits[1], xlabel="Principal axis 1", ylabel="Principal axis 2")
         space.set_title(["encoder output and codewords", "what stage 1 leaves over, and codewords"][stage])
-        used.plot(np.sort(looks["usage"][-1][stage])[::-1], color="C0")
+        counts = np.sort(looks["usage"][-1][stage])[::-1]
+        used.plot(counts, color="C0")
         used.set(xlabel="Codeword, most used first", ylabel="Vectors", title=f"use of codebook {stage + 1}")
+        used.set_ylim(0, 1.05 * counts[0])
         z_e = z_e - codebook[indices[:, stage]]
     terms, share = axes[:, -1]
     for name, style in (("reconstruction", ".-C0"), ("held-out", ".-C1"), ("codebook", "--k"), ("commitment", ":k")):
