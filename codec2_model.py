@@ -114,10 +114,11 @@ def write(Wo, L, A, phi, voiced, filename):
     if len({len(values) for values in fields.values()}) != 1:
         raise ValueError("frame counts differ: " + ", ".join(f"{name} {len(v)}" for name, v in fields.items()))
     with replacing(filename) as new, open(new, "wb") as file:
-        for start in range(0, len(Wo), CHUNK):
-            records = np.empty(min(CHUNK, len(Wo) - start), RECORD)
+        buffer = np.empty(512, RECORD)  # stays in the processor's cache
+        for start in range(0, len(Wo), len(buffer)):
+            records = buffer[: len(Wo) - start]
             for name, values in fields.items():
-                records[name] = values[start : start + CHUNK]
+                records[name] = values[start : start + len(records)]
             file.write(records.data)
 
 
