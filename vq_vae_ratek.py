@@ -34,7 +34,7 @@ BATCH = 2048  # vectors
 LEARNING_RATE = 1e-4  # falls to 0 along a cosine
 BETA, DECAY = 0.25, 0.95  # weight of the commitment loss; of the past in the averages that the codebook follows
 GAIN_DB, FILTER_DB = 10, 4  # training data is amplified and filtered at random, smoothly with this rms
-START, KMEANS = 20_000, 60_000  # vectors that codebooks are started from, and the classical ones trained on
+START, KMEANS = 20_000, 60_000  # vectors that k-means is started from, and trained on
 LOOKS = 10  # how often training is looked at, …
 LOOK_FRAMES, LOOK_BLOCK = 16384, 256  # … on how many frames, in blocks of so many
 BLOCK = 2048  # vectors that are coded at a time
@@ -331,14 +331,12 @@ def start(network, chunks):
     quantizer.codebooks.assign(encoder(codewords)[None])
 
 
-def train(network, chunks, watch, args, rng):
+def train(network, chunks, watch, args):
     """Fit encoder, codebooks and decoder to chunks [n][dec][K], filtered at random."""
     encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
     inputs = keras.Input(chunks.shape[1:])
     filtered = RandomFilter(args.eband_K, args.seed)(inputs)
-    z_e = encoder(filtered)
-
-    model = keras.Model(inputs, decoder(quantizer(z_e)) - filtered + inputs)  # to compare with the inputs
+    model = keras.Model(inputs, decoder(quantizer(encoder(filtered))) - filtered + inputs)  # to compare with the inputs
     start(network, chunks)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(chunks) // BATCH) * args.epochs)
     model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=16)
@@ -350,8 +348,8 @@ def train_kmeans(quantizer, chunks, args, rng):
     some = chunks[rng.permutation(len(chunks))[:KMEANS]]
     filtered = ops.convert_to_numpy(RandomFilter(args.eband_K, args.seed)(some, training=True))
     x = filtered.reshape(-1, args.dec * args.eband_K)
-    start = spread(x[:START], args.num_embedding, rng)[0]
-    quantizer.codebooks.assign(kmeans2(x, start, iter=20, minit="matrix")[0][None])
+    first = spread(x[:START], args.num_embedding, rng)[0]
+    quantizer.codebooks.assign(kmeans2(x, first, iter=20, minit="matrix")[0][None])
 
 
 # ---------------------------------------------------------------- evaluation
@@ -435,7 +433,7 @@ def main(args, x, test):
         train_kmeans(network.get_layer("kmeans"), chunks, args, rng)
         if not args.noplots:
             film = vq_pager.Film(vq_pager.draw_training, f"{NAME}_training", args.plot_dir, (2, 2))
-        train(network, chunks, Watch(network, parts, film, args), args, rng)
+        train(network, chunks, Watch(network, parts, film, args), args)
         codec2_model.save_network(network, {**vars(args), "script": NAME}, args.nnout)
         codec2_model.ctrl_c(None)
     if test is not None:
