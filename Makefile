@@ -1,62 +1,44 @@
-# make demo                sample speech to quantised speech: trains, quantises, makes wav files to listen to, in demo/
-# make demo SPEECH=my.wav  the same for your own speech, a minute or more
-# make results             the tables and pictures of the README, from speech in Debian's codec2-examples
+# make demo                speech through the trained networks, and a page to listen on: demo/index.html
+# make demo SPEECH=my.wav  the same for the first minute of your own speech
+# make results             what the trained networks reach on public speech: tables of the README
+# make results-train       what training on public speech reaches: more tables and pictures; takes hours
 # make bench               speed, start-up time and memory, in demo/bench.txt
 # make test lint clean
 
 PYTHON ?= python3
-SPEECH ?= tests/data/sample_8k.wav
-EPOCHS ?= 60
-VQ_EPOCHS ?= 150
 
-# two stages of 256 codewords every 20 ms, 800 bit/s: the sample is too short for larger ones
-VQ = vq_vae_ratek_conv1d.py --num_embedding 256 --epochs $(VQ_EPOCHS)
+# the name as it was typed: neither make nor a shell may find commands in it
+override export SPEECH := $(value SPEECH)
 
 VENV := .venv
 PY := $(VENV)/bin/python
 SHELL := /bin/bash -o pipefail
 
-.PHONY: demo results bench test lint clean
+.PHONY: demo results results-train bench test lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
-	mkdir -p demo
-	name="$(SPEECH)"; cp "$$name" "demo/original.$${name##*.}"
-	# K = 20 vectors: conventional decoder, unquantised and quantised
-	$(PY) c2sim.py "$(SPEECH)" --rateK --rateKout demo/K20.f32 -o demo/K20.wav
-	$(PY) $(VQ) demo/K20.f32 --eband_K 20 --nnout demo/vq_K20.keras --vqout demo/vq_K20 \
-		--testout demo/K20_vq.f32 --plot_dir demo/K20 | tee demo/figures.txt
-	$(PY) c2sim.py "$(SPEECH)" --rateK --rateKin demo/K20_vq.f32 -o demo/K20_quantised.wav
-	# K = 14 band energies: decoded by a network, unquantised and quantised
-	$(PY) c2sim.py "$(SPEECH)" --bands demo/speech.f32 --modelout demo/speech.model
-	$(PY) c2sim.py "$(SPEECH)" --bands demo/train.f32 --bands_lower 10 --modelout demo/train.model
-	$(PY) eband_train.py --Wo demo/train.f32 demo/train.model --epochs $(EPOCHS) \
-		--nnout demo/network.keras --plot_dir demo | tee -a demo/figures.txt
-	$(PY) $(VQ) demo/train.f32 --nnout demo/vq_K14.keras --vqout demo/vq_K14 --plot_dir demo | tee -a demo/figures.txt
-	$(PY) $(VQ) demo/speech.f32 --nnin demo/vq_K14.keras --testout demo/K14_vq.f32 --noplots
-	$(PY) eband_out.py demo/network.keras demo/speech.f32 demo/speech.model \
-		--modelout demo/K14.model --noplots | tee -a demo/figures.txt
-	$(PY) eband_out.py demo/network.keras demo/K14_vq.f32 demo/speech.model \
-		--modelout demo/K14_quantised.model --plot_dir demo | tee -a demo/figures.txt
-	$(PY) c2sim.py --modelin demo/K14.model -o demo/K14.wav
-	$(PY) c2sim.py --modelin demo/K14_quantised.model -o demo/K14_quantised.wav
-	@ls demo/*.wav demo/*.png demo/*.gif demo/*/*.png demo/figures.txt
+	@$(PY) doc/demo.py
 
 bench: $(VENV)/demo
 	$(PY) tests/bench.py demo/bench.txt
 
-results: $(VENV)/demo
+results: $(VENV)/tests
 	$(PY) doc/results.py
 
+results-train: $(VENV)/tests
+	$(PY) doc/results_train.py
+
 test: $(VENV)/tests
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
 lint: $(VENV)/tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf demo $(VENV)
+	rm -rf demo .demo_* results $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: made anew when the requirements change
 $(VENV)/demo: requirements.txt

@@ -2,19 +2,20 @@
 """Speech to harmonic amplitudes and features, and back: the part of Codec 2's c2sim that these scripts need.
 
 Usage:
-    ./c2sim.py speech.wav --bands bands.f32 --bands_lower 10 --modelout speech.model      # to train on
+    ./c2sim.py speech.flac --bands bands.f32 --bands_lower 10 --modelout speech.model     # to train on
     ./c2sim.py speech.wav --rateK --rateKout rate_K.f32                                   # K = 20 vectors
     ./c2sim.py speech.wav --rateK --rateKin quantised.f32 --phase0 --postfilter -o q.wav  # hear quantised vectors
+    ./c2sim.py --modelin speech.model --rateK --rateKin quantised.f32 --phase0 --postfilter -o q.wav  # the receiver
     ./c2sim.py --modelin network.model -o network.wav                                     # hear a model file
 
 A 10 ms frame of speech is a sum of L harmonics of Wo with amplitudes A[m] and phases phi[m], m = 1…L.  Analysis finds
 them; band energies and rate K vectors describe A[m] by a fixed number of values; synthesis adds the harmonics up.
-Options and numbers are those of c2sim, but zeros fill up a partial last frame (in c2sim what it synthesised last).
-Where the text insists on float32 (F32), rounding decides between pitch candidates that tie exactly, and is part of the
-model; elsewhere the precision is free.
+The receiver takes pitch and voicing (and phases, unless --phase0) from a model file, the amplitudes from vectors.
+Options and numbers are those of c2sim, but zeros fill up a partial last frame (c2sim fills it with its last output).
+Where the code insists on float32 (F32), another rounding would choose other pitches: candidates often have exactly the
+same energy.  Elsewhere the precision does not matter.
 
-Units: speech 16 bit at 8 kHz (a .wav of another rate or of more channels is converted), Wo rad/sample, A linear, band
-energies and rate K vectors dB.
+Units: speech 16 bit at 8 kHz, Wo rad/sample, A linear, band energies and rate K vectors dB.
 
 References: R. McAulay and T. Quatieri, "Speech analysis/synthesis based on a sinusoidal representation", IEEE Trans.
 ASSP 34(4), 1986; D. Rowe, "Techniques for harmonic sinusoidal coding", PhD thesis, Univ. of South Australia, 1997.
@@ -22,122 +23,130 @@ ASSP 34(4), 1986; D. Rowe, "Techniques for harmonic sinusoidal coding", PhD thes
 
 import argparse
 import contextlib
+import io
 import math
-import os
+import re
 import sys
-import warnings
 import wave
+from pathlib import Path
+
+import codec2_model
+import plumbing
+from codec2_model import FS_HZ, MAX_AMP, NEWAMP1_HZ, NEWAMP1_K, RECORD, harmonic_mask
+from plumbing import FormatError
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-import codec2_model
-from codec2_model import FS_HZ, MAX_AMP, RECORD, FormatError, harmonic_mask
-
-N = 80  # samples a frame
-FFT = 512
+N = 80  # samples per frame
+FFT = 512  # points
 HISTORY = 719  # samples before a frame that its pitch estimate looks at
-CHUNK = 512  # frames worked on at a time: arrays stay in the cache, and memory does not grow with the file
+BLOCK = 512  # frames analysed at a time: their arrays stay in the processor's cache
 F32 = np.float32
 TWO_PI = 6.283185307  # as Codec 2 has it
-BIN_RAD = F32(TWO_PI / FFT)  # an FFT bin, rad/sample
+BIN_RAD = F32(TWO_PI / FFT)  # width of an FFT bin, rad/sample
 BINS_PER_RAD = F32(1) / BIN_RAD
-WO_MIN, WO_MAX = F32(TWO_PI / 160), F32(TWO_PI / 20)  # pitch periods of 160 and 20 samples
+WO_MIN = F32(TWO_PI / 160)  # a pitch period of 160 samples
+WO_MAX = F32(TWO_PI / 20)  # a pitch period of 20 samples
 M = np.arange(MAX_AMP + 1)  # harmonic numbers, entry 0 unused
-VOICED_DB = 6  # more signal than this over what the harmonics leave unexplained below 1 kHz
-BACKGROUND_DB = 40  # unvoiced frames below this tell the level of the background
+VOICED_DB = 6  # voiced: below 1 kHz the harmonics have this much more energy than what they leave unexplained
+BACKGROUND_DB = 40  # unvoiced frames below this level tell how loud the background is
+RAW = (".raw", ".sw", ".s16", ".pcm")  # names of files without a header: 16 bit samples at 8 kHz
+# what files of other kinds begin with (ftyp: m4a, ff: MP3, PK: zip), so that they are not taken for raw samples
+HEADER = re.compile(rb"RIF[FX]|RF64|FORM|\.snd|fLaC|OggS|ID3|PK\x03\x04|.{4}ftyp|\xff.{12,40}(Xing|Info)", re.S)
+SIZES = re.compile(r"(?i)(?:riff|form|size) *: (\d+) \(should be (\d+)\)")  # in libsndfile's log: wrong sizes
+STREAMED = 0x7FFFF000  # bytes; programs that write to a pipe put this size or a larger one into the header
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Speech to harmonic amplitudes and features, and back.")
-    speech = "speech: .wav or raw 16 bit 8 kHz mono; - for raw on stdin"
+    speech = f"speech: {' '.join(RAW)} are raw 16 bit 8 kHz mono, others wav flac ogg mp3 aiff au; - for raw on stdin"
     parser.add_argument("input", nargs="?", metavar="INPUT", help=speech)
     group = parser.add_argument_group("features")
-    group.add_argument("--bands", metavar="F.f32", help="write 14 band energies a frame, dB")
+    group.add_argument("--bands", metavar="F.f32", help="write 14 band energies per frame, dB")
     lower = "leave frames whose mean band energy is not above this out of the --bands and --modelout files"
-    group.add_argument("--bands_lower", type=float, default=-1e32, metavar="dB", help=lower)
+    group.add_argument("--bands_lower", type=float, default=-math.inf, metavar="dB", help=lower)
     group.add_argument("--rateK", action="store_true", help="resample the amplitudes to K = 20 values and back")
     group.add_argument("--rateKout", metavar="F.f32", help="write the rate K vectors, dB")
     group.add_argument("--rateKin", metavar="F.f32", help="go on with rate K vectors from this file, post filtered")
     group = parser.add_argument_group("model")
     group.add_argument("--modelout", metavar="F.model", help="write model records")
-    group.add_argument("--modelin", metavar="F.model", help="synthesise these model records; INPUT is not needed")
+    group.add_argument("--modelin", metavar="F.model", help="take model records from here; INPUT is not needed")
     group = parser.add_argument_group("synthesis")
     group.add_argument("--phase0", action="store_true", help="model the phases instead of using those measured")
     group.add_argument("--postfilter", action="store_true", help="random phases where the background shows through")
-    group.add_argument("-o", dest="out", metavar="OUT", help="write speech: .wav or raw; - for raw on stdout")
+    group.add_argument("-o", dest="out", metavar="OUT", help="write speech: .wav or raw; any output may be -, stdout")
     args = parser.parse_args(argv)
     if not (args.input or args.modelin):
         parser.error("nothing to work on: name a speech file, or a model file with --modelin")
-    outputs = [name for name in (args.bands, args.rateKout, args.modelout, args.out) if name]
-    if not outputs:
+    if not (args.bands or args.rateKout or args.modelout or args.out):
         parser.error("nothing to write: name an output with --bands, --rateKout, --modelout or -o")
-    if args.modelin and (args.bands or args.rateK):
-        parser.error("--modelin replaces the analysis that --bands and --rateK need")
+    if args.modelin and args.bands:
+        parser.error("--modelin replaces the analysis that --bands needs")
     if (args.rateKin or args.rateKout) and not args.rateK:
         parser.error("--rateKin and --rateKout need --rateK")
-    files = [os.path.realpath(name) for name in outputs if name != os.devnull]
-    if len(set(files)) < len(files):
-        parser.error("two outputs would be the same file")
     return args
 
 
+# ---------------------------------------------------------------- speech files
+
+
 def read_speech(filename):
-    """int16 [samples] at 8 kHz from a .wav or raw file, or raw from stdin when the name is `-`."""
+    """Speech, int16 [samples] at 8 kHz, of a raw file or stdin (`-`), or of any file that libsndfile opens."""
     if filename == "-":
-        data = sys.stdin.buffer.read()
-    elif filename.lower().endswith((".model", ".f32", ".keras")):
-        raise FormatError(f"{filename}: not a speech file, expected .wav or raw 16 bit samples")
+        data = sys.stdin.buffer.read() if sys.stdin else b""  # None: closed
     else:
-        data = np.memmap(filename, np.uint8, "r") if os.path.getsize(filename) else b""
-        if bytes(data[:4]) in (b"RIFF", b"RIFX", b"RF64"):
-            return read_wav(filename, data)
-        if filename.lower().endswith(".wav"):
-            raise FormatError(f"{filename}: not a WAV file (no RIFF header)")
-    if len(data) == 0 or len(data) % 2:
+        codec2_model.count_items(filename, 1, "speech")  # refuses what is empty or no regular file
+        if not filename.lower().endswith(RAW):
+            return convert(filename, filename)
+        data = Path(filename).read_bytes()
+    if HEADER.match(data):
+        return convert(filename, io.BytesIO(data))
+    if not data or len(data) % 2:
         raise FormatError(f"{filename}: {len(data)} bytes, expected 16 bit samples")
     return np.frombuffer(data, "<i2")
 
 
-def read_wav(filename, data):
-    """int16 [samples] at 8 kHz from any WAV file that SciPy reads; `data` are its bytes."""
-    import scipy.io.wavfile
+def convert(filename, source):
+    """Speech, int16 [samples] at 8 kHz, of a sound file with a header: mean of its channels, resampled."""
+    import scipy  # loads scipy.signal, which takes a second, only when it is used
+    import soundfile
 
+    pieces, mono = [], np.zeros(0)
     try:
-        with warnings.catch_warnings(action="ignore"):  # about chunks that are not audio
-            rate, speech = scipy.io.wavfile.read(filename)
-    except Exception as error:  # SciPy has many words for a broken file
-        raise FormatError(f"{filename}: not a WAV file that can be read: {error}") from None
-    if speech.size == 0 or not np.isfinite(speech).all():
-        raise FormatError(f"{filename}: no samples, or not all of them are numbers")
-    size = 8 + int.from_bytes(data[4:8], "little")
-    if bytes(data[:4]) == b"RIFF" and len(data) < size < 0x7FFFF000:  # a stream, of unknown length, has more
-        raise FormatError(f"{filename}: {len(data)} bytes, but its header says {size}: cut off?")
-    if not 1000 <= rate <= 1_000_000:
-        raise FormatError(f"{filename}: {rate} Hz, expected 1000 to 1000000")
-    if speech.dtype == np.int16 and speech.ndim == 1 and rate == FS_HZ:
-        return speech
-    import scipy.signal  # takes a second
-
-    channels = 1 if speech.ndim == 1 else speech.shape[1]
-    print(f"{filename}: converted from {rate} Hz, {speech.dtype}, {channels} channel(s)", file=sys.stderr)
-    zero, full_scale = {"uint8": (128, 128), "int16": (0, 2**15), "int32": (0, 2**31)}.get(speech.dtype.name, (0, 1))
-    speech = (speech.reshape(-1, channels).astype(np.float64) - zero) / full_scale
-    speech = scipy.signal.resample_poly(speech.mean(axis=1), FS_HZ, rate)
-    return np.clip(np.rint(speech * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+        with plumbing.quiet(), soundfile.SoundFile(source) as sound:  # quiet: the MP3 decoder prints warnings
+            rate, kind, log = sound.samplerate, (sound.samplerate, sound.subtype, sound.channels), sound.extra_info
+            if not 1000 <= rate <= 1_000_000:
+                raise soundfile.SoundFileRuntimeError(f"{rate} Hz, expected 1000 to 1000000")
+            # 30 s and the 2 s before them at a time; of the overlap each result loses the second at its own end
+            while len(block := sound.read(30 * rate, always_2d=True)):
+                if not np.isfinite(block).all():
+                    raise soundfile.SoundFileRuntimeError("not all samples are numbers")
+                mono = np.r_[mono[-2 * rate :], block.mean(axis=1)]
+                piece = mono if rate == FS_HZ else scipy.signal.resample_poly(mono, FS_HZ, rate)
+                piece = np.clip(np.rint(piece * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+                if pieces:
+                    pieces[-1], piece = pieces[-1][:-FS_HZ], piece[FS_HZ:]
+                pieces.append(piece)
+            nb_promised = sound.frames * FS_HZ // rate
+    except soundfile.SoundFileError as error:
+        why = str(getattr(error, "error_string", error)).rstrip(".")
+        raise FormatError(f"{filename}: not speech: {why} (names of raw 16 bit files end in {' '.join(RAW)})") from None
+    speech = np.concatenate(pieces) if pieces else mono
+    longer = any(int(there) < int(size) < STREAMED for size, there in SIZES.findall(log))
+    if len(speech) < max(nb_promised, 1) or longer:
+        raise FormatError(f"{filename}: {len(speech)} samples can be read, its header promises more: cut off?")
+    if kind != (FS_HZ, "PCM_16", 1):
+        print(f"{filename}: converted from {rate} Hz, {kind[1]}, {kind[2]} channel(s)", file=sys.stderr)
+    return speech
 
 
 def create(filename, stack, is_speech=False):
-    """Function that writes to a file, which appears whole when `stack` closes without an error, or not at all.
-
-    Speech, int16 samples, goes to a .wav or raw file, or raw to stdout when the name is `-`.
-    """
-    if is_speech and filename == "-":
-        return sys.stdout.buffer.write
-    file = stack.enter_context(open(stack.enter_context(codec2_model.replacing(filename)), "wb"))
+    """Function that writes bytes to a file, which appears whole when `stack` closes without an error, or not at all."""
+    file = stack.enter_context(open(stack.enter_context(plumbing.replacing(filename)), "wb"))
     if not (is_speech and filename.lower().endswith(".wav")):
         return file.write
-    wav = stack.enter_context(contextlib.closing(wave.open(file, "wb")))
+    wav = stack.enter_context(wave.open(file, "wb"))
     wav.setparams((1, 2, FS_HZ, 0, "NONE", None))
     return wav.writeframes
 
@@ -146,14 +155,14 @@ def create(filename, stack, is_speech=False):
 
 LOW, HIGH = 16, 128  # the first estimate is a bin of a 512 point DFT at 1600 Hz: 50 to 400 Hz in steps of 3.125 Hz
 
-# 600 Hz low pass (Hamming windowed sinc) after the notch v[n] = s[n] − s[n−1] + 0.95 v[n−1], of whose long impulse
-# response 3e-10 is left after 480 samples: one matrix from 555 squares to every fifth of a frame's output samples
+# notch v[n] = s[n] − s[n−1] + 0.95 v[n−1], then a 600 Hz low pass (Hamming windowed sinc): their impulse response is
+# cut after 480 samples, where it is below 3e-10; the matrix leads from 555 squares to every fifth output of a frame
 LOWPASS = np.sinc(0.15 * (np.arange(48) - 23.5)) * np.hamming(48)
 LOWPASS /= LOWPASS.sum()
 RESPONSE = np.convolve(LOWPASS, np.r_[1, -0.05 * 0.95 ** np.arange(479)])[:480]
 DECIMATE = np.stack([np.pad(RESPONSE[::-1], (5 * j, 75 - 5 * j)) for j in range(16)], axis=1)
 
-# DFT of 64 Hann windowed samples, on the bins that the search looks at and their neighbours
+# DFT of 64 Hann windowed samples, for the bins that the search looks at and their neighbours
 HANN = 0.5 - 0.5 * np.cos(TWO_PI * np.arange(64) / 63)
 DFT_RAD = TWO_PI / FFT * np.outer(np.arange(64), np.arange(LOW - 1, HIGH + 1))
 DFT = (HANN[:, None] * np.hstack([np.cos(DFT_RAD), np.sin(DFT_RAD)])).astype(F32)
@@ -167,8 +176,8 @@ WINDOW_TRANSFORM = np.fft.fftshift(np.fft.fft(np.r_[RIGHT, np.zeros(FFT - 278), 
 def initial_pitch(x, start, previous):
     """First pitch estimate [n], a bin LOW…HIGH, of n frames with the samples before them, x [HISTORY + 80 n].
 
-    The square of a harmonic signal has a line at its fundamental: square, remove DC, low pass, keep every fifth sample,
-    look for the strongest line.  Then see whether a line at a fraction of its frequency is the real fundamental.
+    The square of a harmonic signal has a peak at its fundamental: square, remove DC, low pass, keep every fifth sample,
+    take the highest peak of the spectrum.  A lower peak at a fraction of its frequency may be the real fundamental.
     `start` is the number of the first frame's first sample, `previous` the estimate of the frame before.
     """
     squares = np.square(x, dtype=np.float64)
@@ -179,7 +188,6 @@ def initial_pitch(x, start, previous):
     lines = np.ascontiguousarray(sliding_window_view(z, 64)[:: N // 5], F32) @ DFT
     F = np.zeros((len(lines), HIGH + 1), F32)  # power
     F[:, LOW - 1 :] = np.square(lines).reshape(len(lines), 2, -1).sum(axis=1)
-
     best = LOW + np.argmax(F[:, LOW:], axis=1)
     # one row for every fraction 1/q of the best bin that is not below the range; frames and q ascend
     frame, q = np.nonzero(best[:, None] // np.arange(2, HIGH // LOW + 1) >= LOW)
@@ -190,7 +198,7 @@ def initial_pitch(x, start, previous):
     power, top = F[frame, b], F[frame, best[frame]]
     strong = power > 0.3 * top
     weak = (power > 0.15 * top) & (power > F[frame, b - 1]) & (power > F[frame, b + 1])
-    # a weak peak counts only near the pitch of the frame before, so these go one after the other
+    # a weak peak counts only near the pitch of the frame before, so this needs a loop over the frames
     pitch = [*best, previous]  # pitch[-1] is that of the frame before
     for f, low, high, bin_, sure in zip(*(v[weak].tolist() for v in (frame, lo, hi, b, strong)), strict=True):
         if sure or low < pitch[f - 1] < high:
@@ -202,8 +210,8 @@ class Refinement:
     """Choose, among fundamentals near a given one, the one whose harmonics hold the most energy.
 
     Their periods are up to `half` samples from those of Wo [cases], in steps of `step` samples.  All in float32, as
-    candidates often tie exactly.  Few fundamentals are possible, so tables hold all cases: Wo [cases][1 + candidates],
-    the given one first, and FFT bins of their harmonics [m − 1][cases][1 + candidates].
+    the energies of candidates are often equal.  There are few possible fundamentals, so that tables hold them all:
+    Wo [cases][1 + candidates], the given one first, and FFT bins of their harmonics [m − 1][cases][1 + candidates].
     """
 
     def __init__(self, Wo, half, step):
@@ -220,7 +228,7 @@ class Refinement:
         self.bins[:, :, 1:][:, periods > (period + half).astype(F32)] = 257
         self.bins[:, :, 0] = 257
 
-    def __call__(self, P, case):
+    def choose(self, P, case):
         """Index into the table of Wo [n] for the power P [n][257]; the given Wo if no candidate has any."""
         P = np.pad(P, ((0, 0), (0, 1)))
         chosen = np.empty(len(P), int)
@@ -272,15 +280,15 @@ def voicing(Wo, L, A, S, P):
 
 
 def analyse(speech, need_model):
-    """Speech → model records [n] (None when only bands are needed) and band energies [n][14], chunk by chunk."""
+    """Yield (slice, model records [n], band energies [n][14]) block after block; no records without `need_model`."""
     if need_model:
         T0 = (FS_HZ / (3.125 * np.arange(LOW, HIGH + 1))).astype(F32)
         coarse = Refinement((TWO_PI / T0.astype(np.float64)).astype(F32), 5, 1)
         fine = Refinement(coarse.Wo.ravel(), 1, 0.25)
         pitch = [LOW]
-    for start in range(0, len(speech), CHUNK * N):
+    for start in range(0, len(speech), BLOCK * N):
         old = min(start, HISTORY)
-        x = speech[start - old : start + CHUNK * N].astype(F32)
+        x = speech[start - old : start + BLOCK * N].astype(F32)
         x = np.pad(x, (HISTORY - old, (old - len(x)) % N), constant_values=(1, 0))  # c2sim starts with ones
         frames = sliding_window_view(x[HISTORY - 219 :], 278)[::N]
         buffer = np.zeros((len(frames), FFT))  # double, as NumPy is faster there
@@ -291,29 +299,24 @@ def analyse(speech, need_model):
         records = None
         if need_model:
             pitch = initial_pitch(x, start, pitch[-1])
-            Wo = np.clip(fine.Wo.take(fine(P, coarse(P, pitch - LOW))), WO_MIN, WO_MAX)
+            Wo = np.clip(fine.Wo.take(fine.choose(P, coarse.choose(P, pitch - LOW))), WO_MIN, WO_MAX)
             # as many harmonics as fit below 4 kHz, one less when the last of them is at 3.8 kHz or above
             L = (np.pi / Wo.astype(np.float64)).astype(F32).astype(np.int32)
             L = L - (Wo * L.astype(F32) >= np.float64(0.95 * np.pi))
             A, phi = amplitudes_and_phases(Wo, L, S, P)
             records = np.rec.fromarrays([Wo, L, A, phi, voicing(Wo, L, A, S, P)], RECORD)
-        yield records, band_energies(P)
+        yield slice(start // N, start // N + len(P)), records, band_energies(P)
 
 
 # ---------------------------------------------------------------- features: band energies (14), rate K vectors (20)
 
-# [257][14]: overlapping triangles at 0 200 400 … 1600 2000 … 3200 4000 Hz, the outer two doubled
+# [257][14]: overlapping triangles with peaks at 0 200 400 … 1600 2000 … 3200 4000 Hz, the outer two doubled
 BANDS = np.zeros((FFT // 2 + 1, 14), F32)
 for i, start in enumerate([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204]):
     width = (12, 25, 51)[(i >= 8) + (i >= 12)]
     rise = np.arange(width) / width
     BANDS[start : start + width, [i, i + 1]] = np.stack([1 - rise, rise], axis=1)
 BANDS[:, [0, 13]] *= 2
-
-K = 20
-ENDS_MEL = np.floor(2595 * np.log10(1 + np.array([200, 3700]) / 700) + 0.5)  # of 200 and 3700 Hz
-RATE_K_HZ = 700 * (10 ** (np.linspace(*ENDS_MEL, K) / 2595) - 1)
-NODES_HZ = np.r_[0, RATE_K_HZ, 4000]  # for the way back; amplitude 0 dB at both ends
 
 
 def band_energies(P):
@@ -322,46 +325,25 @@ def band_energies(P):
         return 10 * np.log10(P @ BANDS)
 
 
-def parabola(x, x1, x2, x3, y1, y2, y3):
-    """Value at x of the parabola through three points."""
-    slope = (y2 - y1) / (x2 - x1)
-    curve = ((y3 - y2) / (x3 - x2) - slope) / (x3 - x1)
-    return y1 + (x - x1) * (slope + curve * (x - x2))
-
-
 def harmonics_to_grid(f_hz, Wo, L, A_dB):
     """Amplitude [n][f] at the frequencies `f_hz`, by parabolas through three neighbouring harmonics each."""
     F0 = np.maximum(Wo.astype(np.float64), 1e-6)[:, None] * (FS_HZ / TWO_PI)
     m = 1 + np.clip(np.ceil(f_hz / F0).astype(int) - 2, 0, np.maximum(L - 3, 0)[:, None])
     y1, y2, y3 = (np.take_along_axis(A_dB, m + i, axis=1) for i in range(3))
-    return parabola(f_hz, m * F0, (m + 1) * F0, (m + 2) * F0, y1, y2, y3)
+    return codec2_model.parabola(f_hz, m * F0, (m + 1) * F0, (m + 2) * F0, y1, y2, y3)
 
 
 def rate_L_to_K(Wo, L, A):
     """Rate K vectors [n][20] in dB, from amplitudes no further than 50 dB below the largest."""
-    A_dB = np.where(harmonic_mask(L), 20 * np.log10(A.astype(np.float64) + 1e-16), -np.inf)
+    A_dB = 20 * np.log10(np.where(harmonic_mask(L), A, 0).astype(np.float64) + 1e-16)
     floor = np.maximum(A_dB.max(axis=1), -100) - 50
-    return harmonics_to_grid(RATE_K_HZ, Wo, L, np.maximum(A_dB, floor[:, None])).astype(F32)
-
-
-def rate_K_at(vectors, f_hz):
-    """Amplitudes in dB at the frequencies f_hz [n][f], from rate K vectors [n][20]."""
-    values = np.pad(vectors.astype(np.float64), ((0, 0), (1, 1)))
-    k = np.clip(np.searchsorted(NODES_HZ, f_hz) - 1, 0, len(NODES_HZ) - 3)
-    y1, y2, y3 = (np.take_along_axis(values, k + i, axis=1) for i in range(3))
-    return parabola(f_hz, NODES_HZ[k], NODES_HZ[k + 1], NODES_HZ[k + 2], y1, y2, y3)
-
-
-def rate_K_to_L(vectors, Wo, L):
-    """A [n][161] from rate K vectors [n][20]: the conventional decoder."""
-    A_dB = rate_K_at(vectors, M * Wo.astype(np.float64)[:, None] * (FS_HZ / TWO_PI))
-    return np.where(harmonic_mask(L), 10 ** (np.minimum(A_dB, 200) / 20), 0).astype(F32)
+    return harmonics_to_grid(NEWAMP1_HZ, Wo, L, np.maximum(A_dB, floor[:, None])).astype(F32)
 
 
 def sharpened(vectors):
     """Post filter of vectors [n][20] that come from a file: peaks up and valleys down by 1.5, same energy."""
     mean = vectors.mean(axis=1, dtype=np.float64, keepdims=True)
-    emphasis = 20 * np.log10(RATE_K_HZ / 300)
+    emphasis = 20 * np.log10(NEWAMP1_HZ / 300)
     before = vectors - mean + emphasis
     after = 1.5 * before
     gain = 10 * np.log10(np.sum(10 ** (after / 10), 1) / np.sum(10 ** (before / 10), 1))[:, None]
@@ -381,7 +363,7 @@ class Random:
 
     state = np.uint32(1)
 
-    def __call__(self, count):
+    def draw(self, count):
         factors = np.cumprod(np.r_[1, np.full(count, 1103515245)], dtype=np.uint32)
         states = factors * self.state + (np.cumsum(factors, dtype=np.uint32) - factors) * np.uint32(12345)
         self.state = states[-1]
@@ -397,7 +379,7 @@ class Phases:
         self.excitation = F32(0)  # phase of the fundamental
         self.background = 0.0  # dB, smoothed level of the unvoiced frames that are quiet
 
-    def __call__(self, records):
+    def apply(self, records):
         Wo, L, A, phi = (records[name] for name in ("Wo", "L", "A", "phi"))
         harmonic, voiced = harmonic_mask(L), records["voiced"][:, None] != 0
         level = 10 * np.log10((1e-12 + np.sum(np.square(A, dtype=np.float64), 1, where=harmonic)) / np.maximum(L, 1))
@@ -411,9 +393,8 @@ class Phases:
         hidden = self.postfilter & (10 ** ((background + 6) / 20) > A)
         noise = harmonic & np.where(voiced, hidden, self.phase0)  # harmonics that get a random phase
         random = np.zeros(A.shape, F32)
-        random[noise] = TWO_PI / 32767 * self.random(np.count_nonzero(noise))  # frame by frame, m ascending
-        if self.phase0:
-            # the vocal tract filter has the minimum phase that fits the amplitudes
+        random[noise] = TWO_PI / 32767 * self.random.draw(np.count_nonzero(noise))  # frame by frame, m ascending
+        if self.phase0:  # the vocal tract filter has the minimum phase that fits the amplitudes
             A_dB = 20 * np.log10(np.maximum(A, 1e-10, dtype=np.float64))
             theta = harmonics_to_grid(PHASE_HZ, Wo, L, A_dB) @ MINIMUM_PHASE
             bins = (np.float64(M.astype(F32) * Wo[:, None]) * (128 / TWO_PI) + 0.5).astype(F32).astype(int)  # f32: ties
@@ -440,47 +421,50 @@ def synthesise(records, tail):
     return np.clip(speech, -32767, 32767).astype(np.int16), tails[-1:]
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def main(args):
+    outputs = {"bands": args.bands, "rateKout": args.rateKout, "modelout": args.modelout, "out": args.out}
+    inputs = [name for name in (args.input, args.modelin, args.rateKin) if name != "-"]
+    plumbing.check_outputs(outputs.values(), inputs)  # also sends what is printed to stderr if one of them is stdout
     if args.modelin:
-        codec2_model.check(args.modelin, *codec2_model.read(args.modelin)[:4])
-        model = np.memmap(args.modelin, RECORD, "r")
-        chunks = ((np.array(model[start : start + CHUNK]), None) for start in range(0, len(model), CHUNK))
+        n = codec2_model.count_items(args.modelin, RECORD.itemsize, f"{RECORD.itemsize} byte model records")
+        blocks = ((part, records, None) for part, records in codec2_model.read_blocks(args.modelin))
     else:
         speech = read_speech(args.input)
-        chunks = analyse(speech, need_model=bool(args.rateK or args.modelout or args.out))
-    if args.rateKin:
-        rate_K, nb = codec2_model.read_rate_K(args.rateKin, K), -(-len(speech) // N)
-        codec2_model.check_rate_K(args.rateKin, rate_K)
-        if len(rate_K) != nb:
-            raise FormatError(f"{args.rateKin}: {len(rate_K)} vectors, expected {nb}, the frames of {args.input}")
-    phases, tail, kept = Phases(args.phase0, args.postfilter), np.zeros((1, N)), 0
+        n = -(-len(speech) // N)
+        blocks = analyse(speech, need_model=bool(args.rateK or args.modelout or args.out))
+    if args.rateKin and len(rate_K := codec2_model.read_rate_K(args.rateKin, NEWAMP1_K)) != n:
+        why = f"{len(rate_K)} vectors, expected {n}, the frames of {args.modelin or args.input}"
+        raise FormatError(f"{args.rateKin}: {why}")
+    phases, tail, written = Phases(args.phase0, args.postfilter), np.zeros((1, N)), 0
     with contextlib.ExitStack() as stack:
-        names = [name for name in ("bands", "rateKout", "modelout", "out") if getattr(args, name)]
-        write = {name: create(getattr(args, name), stack, is_speech=(name == "out")) for name in names}
-        for i, (records, bands) in enumerate(chunks):
+        write = {key: create(name, stack, is_speech=key == "out") for key, name in outputs.items() if name}
+        for part, records, bands in blocks:
             if args.rateK:
                 vectors = rate_L_to_K(records["Wo"], records["L"], records["A"])
                 if args.rateKout:
                     write["rateKout"](vectors.data)
                 if args.rateKin:
-                    vectors = sharpened(rate_K[i * CHUNK : (i + 1) * CHUNK])
-                records["A"] = rate_K_to_L(vectors, records["Wo"], records["L"])
+                    vectors = sharpened(rate_K[part])
+                records["A"] = codec2_model.rate_K_to_L(vectors, records["Wo"], records["L"])
             if args.phase0 or args.postfilter:
-                phases(records)
+                phases.apply(records)
             if args.out:
                 samples, tail = synthesise(records, tail)
                 write["out"](samples.data)
-            keep = bands.mean(axis=1) > args.bands_lower if args.bands else slice(None)
+            # digital silence has -inf dB, which is above no limit
+            keep = bands.mean(axis=1) > args.bands_lower if args.bands else np.full(len(records), True)
             if args.bands:
                 write["bands"](bands[keep].data)
-                kept += np.count_nonzero(keep)  # digital silence never is
             if args.modelout:
+                codec2_model.check_records(args.modelout, records[keep], written)
                 write["modelout"](records[keep].data)
-        if args.bands and not kept:
+            written += np.count_nonzero(keep)
+        if not written:
             raise FormatError(f"{args.input}: no frame has a mean band energy above {args.bands_lower:g} dB")
+    reason = f" (mean band energy not above {args.bands_lower:g} dB)" if written < n else ""
+    print(f"frames: {written} written, {n - written} left out{reason}")
 
 
 if __name__ == "__main__":
-    codec2_model.plain_errors()
-    main()
+    plumbing.plain_errors()
+    main(parse_args())

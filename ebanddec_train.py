@@ -3,151 +3,119 @@
 
 Usage:
     ./c2sim.py train.raw --bands train.f32 --bands_lower 10 --modelout train.model
-    ./ebanddec_train.py train.f32 train.model --dec 3 --nnout ampnn_dec3.keras
+    ./ebanddec_train.py train.f32 train.model --dec 3 --nnout ampnn_dec3.keras --test test.f32 test.model
     ./ebanddec_train.py train.f32 train.model --dec 1       # the control: nothing to interpolate
 
 Two vectors N frames apart go in, the amplitudes of the first one's frame and of those up to the second's come out.  A
 decoder gets the means of frames apart: the network does not see them, and its estimates are shifted to the mean of the
 target, so SD and variance are the same.  Training uses all positions, evaluation steps by N frames, as a decoder does.
 
-Expected: 22 minutes of speech, 10 epochs, 60 s on two cores; variance on 61 s of other speakers and recordings, seeds
-1 to 3: N = 1 10.3, 2 11.8, 3 13.6, 4 15.6 dB², all ± 0.06; interpolation 16.3, 17.5, 19.0, 20.6.
-
+Expected: 22 minutes of speech, 10 epochs, 60 s on two cores; variance on 61 s of other speakers and recordings:
+N = 1 10.3, 2 11.8, 3 13.6, 4 15.6 dB²; interpolation 16.3, 17.5, 19.0, 20.6.
 Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
 """
 
-import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is: its threads would get in TensorFlow's way
+import codec2_model
+import plumbing
+import vq_pager
 
 import numpy as np
 
-import codec2_model
-import vq_pager
-
+NAME = "ebanddec_train"  # of the pictures
 WIDTH = 128  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
-BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
+SCALE_DB = 10  # about the standard deviation of bands without their mean
 HIDDEN = 256  # units of the three hidden layers
-BATCH = 256  # frames
+BATCH = 256  # pairs of vectors
+STEPS = 4350  # training steps, a batch each, that the default of --epochs comes to
+MIN_EPOCHS = 4  # of hours of speech
 LEARNING_RATE = 3e-3  # falls to 0 along a cosine
-FILTER_DB = 2  # training data is filtered at random, smoothly with this rms …
-CUTOFF_SLOPE, CUTOFF_DB = 0.25, 50  # … and with cutoffs of at most so many dB/Hz and dB
-MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
+FILTER_DB = 2  # training frames are filtered by a smooth random response with this rms
+CUTOFF_SLOPE = 0.25  # dB/Hz at most; half of the frames get a low pass, half a high pass
+CUTOFF_DB = 50  # attenuation at most
+PART = 2**16  # frames that are filtered and given to Keras at a time, which bounds the memory
+MIN_FRAMES = 100  # of the training part, times --dec; no network can be trained on less
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = ArgumentParser(description="Decimated bands to rate L.", formatter_class=ArgumentDefaultsHelpFormatter)
-    group = parser.add_argument_group("data")
-    group.add_argument("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
-    group.add_argument("model", metavar="MODEL", help="model records of the same frames")
-    group.add_argument("--test", nargs=2, metavar=("F32", "MODEL"), help="another pair that is never trained on")
-    group.add_argument("--eband_K", type=int, default=14, metavar="K", help="band energies in a vector")
-    group.add_argument("--eband_start", type=int, default=0, metavar="K", help="first band energy to use")
-    group.add_argument("--gain", type=float, default=10, help="features divided by this are log10(energy)")
-    group.add_argument("--Fs", type=float, default=8000, metavar="Hz", help="sample rate of the speech")
-    group.add_argument("--nb_samples", type=codec2_model.positive, metavar="N", help="use the first N frames")
-    group = parser.add_argument_group("network and training")
-    group.add_argument("--dec", type=codec2_model.positive, required=True, metavar="N", help="send every N-th vector")
-    group.add_argument("--epochs", type=codec2_model.positive, default=10, metavar="N", help="passes through the data")
-    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same network")
-    group = parser.add_argument_group("output")
-    group.add_argument("--nnout", default="ampnn_dec.keras", metavar="NET", help="write the network here")
-    group.add_argument("--frame", type=int, metavar="F", help="first frame to plot (default: first held-out one)")
-    group.add_argument("--noplots", action="store_true", help="print figures only")
-    group.add_argument("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("features", metavar="FEATURES", help="band energies, float32 [frames][K]")
+    add("model", metavar="MODEL", help="model records of the same frames")
+    add("--test", nargs=2, metavar=("F32", "MODEL"), help="another pair that is never trained on")
+    add("--eband_K", type=int, default=14, metavar="K", help="band energies in a vector")
+    add("--eband_start", type=int, default=0, metavar="K", help="first band energy to use")
+    add("--gain", type=float, default=10, help="features divided by this are log10(energy)")
+    add("--Fs", type=float, default=8000, metavar="Hz", help="sample rate of the speech")
+    add("--nb_samples", type=plumbing.positive, metavar="N", help="use the first N frames")
+    add("--dec", type=plumbing.positive, required=True, metavar="N", help="send every N-th vector")
+    add("--epochs", type=plumbing.positive, metavar="N", help=f"passes through the data: as many as make {STEPS} steps")
+    add("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
+    add("--nnout", default="ampnn_dec.keras", metavar="NET", help="write the network here")
+    add("--frame", type=plumbing.natural, metavar="F", help="plot held-out or --test frames from F on")
+    add("--noplots", action="store_true", help="print figures only")
+    add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    args = parser.parse_args(argv)
     if not 0 <= args.eband_start < args.eband_K - 1:
         parser.error("--eband_start must leave two bands or more of --eband_K")
-    if not (0 < args.gain < np.inf and 0 < args.Fs < np.inf and (args.frame or 0) >= 0):
-        parser.error("--gain and --Fs must be positive, --frame not negative")
-    if not args.nnout.endswith(".keras"):
-        parser.error("--nnout must end in .keras")
+    if not (0 < args.gain < np.inf and 0 < args.Fs < np.inf and args.nnout.endswith(".keras")):
+        parser.error("--gain and --Fs must be positive, --nnout must end in .keras")
     return args
 
 
-# ---------------------------------------------------------------- data
+def load(args):
+    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "number" [n], that of each frame in its
+    file; "used" [u], the frames of the part that have a target and are not after its last vector."""
+    names = [args.features, args.model, *(args.test or [])]
+    plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
+    files = []
+    for features, model in zip(names[::2], names[1::2], strict=True):
+        bands = codec2_model.read_rate_K(features, args.eband_K, args.gain)[:, args.eband_start :]
+        files.append(codec2_model.load_pair(features, model, bands, WIDTH, F_CUTOFF_HZ, args.Fs))
+        files[-1]["number"] = np.arange(len(bands))
+    n = len(files[0]["number"][: args.nb_samples])
+    nb_train = n - n // 10  # the rest is cut off before the pairs overlap
+    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
+    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
+    data |= {"test": files[1]} if args.test else {}
+    for name, part in data.items():
+        last = (len(part["target"]) - 1) // args.dec * args.dec  # frame of the last vector that is sent
+        part["used"] = np.flatnonzero(~np.isnan(part["target"][:last]).all(axis=1))
+        least = MIN_FRAMES * args.dec if name == "train" else 1
+        if len(part["used"]) < least:
+            why = f"{len(part['used'])} frames with amplitudes in the {name} part, expected at least {least}"
+            raise plumbing.FormatError(f"{args.test[1] if name == 'test' else args.model}: {why}")
+    if args.frame is not None and args.frame > part["number"][-1]:
+        raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {args.frame}")
+    return data
 
 
-def load(features, model, args):
-    """Data [vectors [p][2][K], target [p][dec][WIDTH]] in dB for all positions p; Wo, L, A, phi, voiced."""
-    bands = codec2_model.read_rate_K(features, args.eband_K)
-    records = codec2_model.read_checked(model, features, bands, args.gain)
-    Wo, L, A, _, _ = records = [values[: args.nb_samples] for values in records]
-    bands = bands[: args.nb_samples, args.eband_start :] * np.float32(10 / args.gain)
-    target = codec2_model.to_bins(Wo, L, A, WIDTH, F_CUTOFF_HZ, args.Fs)
-    codec2_model.check_frames(model, len(target), args.dec + 1)
-    data = pairs(bands, target, args.dec)
-    codec2_model.check_target(model, data[1][:: args.dec])
-    return data, records
-
-
-def pairs(bands, target, dec):
-    """Views of all vectors [p][2][K] dec frames apart, and of target [p][dec][WIDTH] from the first one's frame on."""
-    vectors = np.lib.stride_tricks.sliding_window_view(bands, dec + 1, axis=0)[:, :, ::dec]
-    windows = np.lib.stride_tricks.sliding_window_view(target, dec, axis=0)[: len(vectors)]
-    return [vectors.transpose(0, 2, 1), windows.transpose(0, 2, 1)]
-
-
-def fit_baseline(bands, records, args):
-    """Baseline lines [K][WIDTH], offset [WIDTH]: straight lines between the bands, and one constant for every bin.
-
-    The constants come from all harmonics, as those above the cutoff are heard too, but nothing else is learnt for them.
-    """
-    hz = BAND_HZ if args.eband_K == len(BAND_HZ) else np.linspace(0, args.Fs / 2, args.eband_K)  # a guess
+def fit_baseline(bands, args):
+    """Lines [K][WIDTH] that interpolate between bands, and offset [WIDTH], the mean error of such an interpolation: of
+    all harmonics of the training frames `bands` [n][K], also those above the cutoff."""
+    hz = codec2_model.BAND_HZ if args.eband_K == 14 else np.linspace(0, args.Fs / 2, args.eband_K)  # a guess
     bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
     lines = np.float32([np.interp(bins_hz, hz[args.eband_start :], e) for e in np.eye(bands.shape[1])])
-    total, count = np.zeros(WIDTH), np.zeros(WIDTH)
-    for part in codec2_model.chunks(len(bands)):
-        target = codec2_model.to_bins(*(values[part] for values in records[:3]), WIDTH, args.Fs / 2, args.Fs)
-        error = target - bands[part] @ lines
+    total, count = np.zeros((2, WIDTH))
+    for block, records in codec2_model.read_blocks(args.model, len(bands)):
+        target = codec2_model.to_bins(records["Wo"], records["L"], records["A"], WIDTH, args.Fs / 2, args.Fs)
+        error = target - bands[block] @ lines
         total += np.nansum(error, axis=0)
         count += np.sum(~np.isnan(error), axis=0)
-    return lines, total / np.maximum(count, 1)
+    return lines, np.float32(total / np.maximum(count, 1))
 
 
-if __name__ == "__main__":  # all that can be wrong with the files shows before Keras is imported, which takes seconds
-    codec2_model.plain_errors()
+if __name__ == "__main__":  # report bad options and files before Keras loads
+    plumbing.plain_errors()
     ARGS = parse_args()
-    DATA, RECORDS = load(ARGS.features, ARGS.model, ARGS)
-    codec2_model.check_frames(ARGS.features, len(RECORDS[0]), MIN_FRAMES * ARGS.dec, ARGS.frame)
-    NB_TRAIN = len(RECORDS[0]) - len(RECORDS[0]) // 10  # the rest is cut off before the pairs overlap
-    codec2_model.check_target(ARGS.model, DATA[1][: NB_TRAIN - ARGS.dec], "training part")
-    codec2_model.check_target(ARGS.model, DATA[1][NB_TRAIN :: ARGS.dec], "held-out part")
-    TEST, _ = load(*ARGS.test, ARGS) if ARGS.test else (None, None)
-    codec2_model.check_outputs(ARGS, ARGS.nnout)
+    DATA = load(ARGS)
 
-import keras
+with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    import keras
 import matplotlib.pyplot as plt
 from keras import layers, ops
-
-# ---------------------------------------------------------------- network
-
-
-def build_network(bands, dec, lines, offset):
-    """Network from two vectors [p][2][K] to [p][dec][WIDTH], dB up to a constant by frame: it corrects the baseline.
-
-    Training data `bands` tell the scaling; lines [K][WIDTH] and offset [WIDTH] are the baseline of a frame.
-    """
-    inputs = keras.Input((2, bands.shape[1]))
-    weight = np.arange(dec) / dec  # of the second vector
-    kernel = np.concatenate([np.kron(1 - weight, lines), np.kron(weight, lines)])  # [2 K][dec · WIDTH]
-    baseline = layers.Dense(dec * WIDTH, trainable=False, name="interpolation")
-    y = baseline(layers.Flatten()(inputs))
-    baseline.set_weights([kernel, np.tile(offset, dec)])
-    shape = bands - bands.mean(axis=1, keepdims=True)
-    x = inputs - ops.mean(inputs, axis=2, keepdims=True)
-    x = layers.Flatten()(layers.Normalization(mean=shape.mean(axis=0), variance=shape.var(axis=0))(x))
-    x = layers.Dense(HIDDEN, activation="gelu")(x)
-    for _ in range(2):
-        x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
-    x = layers.Dense(dec * WIDTH, kernel_initializer="zeros")(x)
-    return keras.Model(inputs, layers.Reshape((dec, WIDTH))(layers.Add()([y, x])))
-
-
-# ---------------------------------------------------------------- loss and training
 
 
 def sparse_variance(target, estimate):
@@ -158,136 +126,76 @@ def sparse_variance(target, estimate):
     has_target = ops.logical_not(ops.isnan(target))
     error = ops.where(has_target, target - estimate, 0.0)
     count = ops.sum(ops.cast(has_target, error.dtype), axis=2, keepdims=True)
-    mean = ops.sum(error, axis=2, keepdims=True) / ops.maximum(count, 1.0)
-    variance = ops.sum(ops.square(ops.where(has_target, error - mean, 0.0)), axis=2, keepdims=True)
-    return ops.sum(variance / ops.maximum(count, 1.0)) / ops.maximum(ops.sum(ops.cast(count > 0, error.dtype)), 1.0)
+    error = ops.where(has_target, error - ops.sum(error, axis=2, keepdims=True) / ops.maximum(count, 1.0), 0.0)
+    variance = ops.sum(error**2, axis=2, keepdims=True) / ops.maximum(count, 1.0)
+    return ops.sum(variance) / ops.maximum(ops.sum(ops.cast(count > 0, error.dtype)), 1.0)
 
 
-def random_response(random, n):
-    """Frequency responses [n][WIDTH] in dB of other microphones, rooms or radios.
+def build_network(dec, lines, offset):
+    """Network from two vectors [p][2][K] to [p][dec][WIDTH], dB up to a constant by frame: it corrects the baseline."""
+    inputs = keras.Input((2, len(lines)))
+    weight = np.arange(dec) / dec  # of the second vector
+    kernel = np.concatenate([np.kron(1 - weight, lines), np.kron(weight, lines)])  # [2 K][dec · WIDTH]
+    baseline = layers.Dense(dec * WIDTH, trainable=False)
+    y = baseline(layers.Flatten()(inputs))
+    baseline.set_weights([kernel, np.tile(offset, dec)])
+    y = layers.Reshape((dec, WIDTH), name="interpolation")(y)
+    x = layers.Flatten()((inputs - ops.mean(inputs, axis=2, keepdims=True)) / SCALE_DB)
+    x = layers.Dense(HIDDEN, activation="gelu")(x)
+    for _ in range(2):
+        x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
+    x = layers.Dense(dec * WIDTH, kernel_initializer="zeros")(x)
+    return keras.Model(inputs, layers.Add()([y, layers.Reshape((dec, WIDTH))(x)]))
 
-    Three cosines over 0…Fs/2 with random weights; in half the frames a low pass, in half a high pass.
+
+def random_filter(bands, target, lines, rng):
+    """Bands [n][2][K] and target [n][dec][WIDTH] in dB as other microphones, rooms or radios would have recorded them.
+
+    Bands are sums of squared amplitudes under triangles, which the `lines` [K][WIDTH] of the baseline are, too.
     """
-    hz = np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
-    weights = random.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
-    low_hz, high_hz = np.float32([random.uniform(0, 500, (n, 1)), random.uniform(2400, 4000, (n, 1))])
-    low_slope, high_slope = np.float32(random.uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE, (2, n, 1))).clip(0)
-    low = np.minimum(low_slope * np.maximum(low_hz - hz, 0), CUTOFF_DB)
-    high = np.minimum(high_slope * np.maximum(hz - high_hz, 0), CUTOFF_DB)
-    return np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000)) - low - high
+    n, hz = len(bands), np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
+    weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
+    response = np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000))
+    low, high = np.float32(rng.uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE, (2, n, 1))).clip(0)  # dB/Hz
+    response -= np.minimum(low * np.maximum(np.float32(rng.uniform(0, 500, (n, 1))) - hz, 0), CUTOFF_DB)
+    response -= np.minimum(high * np.maximum(hz - np.float32(rng.uniform(2400, 4000, (n, 1))), 0), CUTOFF_DB)
+    response = response[:, None]
+    spectrum = bands @ lines
+    spectrum[:, 0] = np.where(np.isnan(target[:, 0]), spectrum[:, 0], target[:, 0])
+    before, after = (10 ** (x / 10) @ lines.T for x in (spectrum, spectrum + response))
+    return bands + 10 * np.log10(after / before), target + response
 
 
-def filtered_bands(bands, target, response, lines):
-    """Bands [n][K] in dB after a filter with this response [n][WIDTH]; target [n][WIDTH] is the spectrum filtered.
-
-    They change as energies do: sums of squared amplitudes under triangles, those that `lines` [K][WIDTH] are made of.
-    """
-    spectrum = np.where(np.isnan(target), bands @ lines, target)
-    before, after = (np.exp(x * np.float32(np.log(10) / 10)) @ lines.T for x in (spectrum, spectrum + response))
-    return bands + 10 * np.log10(after / before)
+def pairs(part, first, dec):
+    """Vectors [p][2][K] of the frames `first` [p] and of those dec later, and target [p][dec][WIDTH] from first on."""
+    return part["vectors"][first[:, None] + [0, dec]], part["target"][first[:, None] + np.arange(dec)]
 
 
-def filter_batch(random, batch, lines):
-    """A batch of training data after random filters, the same for both vectors and all frames between them."""
-    vectors, target = batch
-    target, response = np.float32(target), random_response(random, len(target))
-    unknown = np.full_like(response, np.nan)  # the frame of the second vector
-    bands = [filtered_bands(vectors[:, i], x, response, lines) for i, x in enumerate((target[:, 0], unknown))]
-    return np.stack(bands, axis=1), target + response[:, None]
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches of data after change(random, batch), if any, in another order every epoch; the data is not copied."""
-
-    def __init__(self, data, seed, change=None):
-        super().__init__()
-        self.data, self.change, self.random = data, change, np.random.default_rng(seed)
-        self.order = np.arange(len(data[0]))
-        self.on_epoch_end()
-
-    def __len__(self):
-        return -(-len(self.order) // BATCH)
-
-    def __getitem__(self, i):
-        batch = [values[self.order[i * BATCH : (i + 1) * BATCH]] for values in self.data]
-        *inputs, target = self.change(self.random, batch) if self.change else batch
-        return tuple(inputs), target
-
-    def on_epoch_end(self):
-        self.random.shuffle(self.order)
-
-
-def train(network, train_data, held_data, lines, args):
-    """Fit the network to filtered training data; returns by epoch their "loss" and the "val_loss" of held-out data."""
-    batches = Batches(train_data, args.seed, lambda random, batch: filter_batch(random, batch, lines))
-    held = Batches(held_data, args.seed)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, len(batches) * args.epochs)
-    model = keras.Model(network.inputs, network.output)  # the network is saved as it is, without optimiser and loss
+def train(network, data, lines, args):
+    """Fit the network; returns [[variance of the filtered training frames, of the held-out part] in dB²] by epoch."""
+    part, held, rng = data["train"], data["held-out"], np.random.default_rng(args.seed)
+    first = part["used"][part["used"] < len(part["target"]) - args.dec]
+    held_vectors, held_target = pairs(held, np.arange(0, len(held["target"]) - args.dec, args.dec), args.dec)
+    epoch_steps = -(-len(first) // BATCH)
+    epochs = args.epochs or max(MIN_EPOCHS, round(STEPS / epoch_steps))
+    print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
+    model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
     model.compile(keras.optimizers.Adam(rate), sparse_variance, steps_per_execution=16)
-
-    def stop():
-        model.stop_training = True
-
-    def report(epoch, losses):
-        print(f"epoch {epoch + 1}/{args.epochs}: train {losses['loss']:.2f}, held-out {losses['val_loss']:.2f} dB²")
-
-    progress = keras.callbacks.LambdaCallback(on_train_begin=lambda _: codec2_model.ctrl_c(stop), on_epoch_end=report)
-    return model.fit(batches, epochs=args.epochs, validation_data=held, callbacks=[progress], verbose=0).history
-
-
-# ---------------------------------------------------------------- evaluation and plots
-
-
-def distortion(target, estimate):
-    """SD and variance of every frame [n] in dB²; NaN in the target is none, frames without any are left out.
-
-    SD is the mean squared error over the targets of a frame, variance the same without the mean error of the frame.
-    target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
-    """
-    used = ~np.isnan(target).all(axis=1)
-    error = np.float64(target[used]) - estimate[used]
-    return np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)
-
-
-def evaluate(part, estimates, data):
-    """Print the figures of a part of the data; returns SD by frame {name: [n]}, of the frames that have a target.
-
-    estimates(data) gives the target and {name: estimate}, all dB [n][WIDTH].
-    """
-    parts = ([values[frames] for values in data] for frames in codec2_model.chunks(len(data[0])))
-    figures = [{name: distortion(target, dB) for name, dB in known.items()} for target, known in map(estimates, parts)]
-    sd = {}
-    for name in figures[0]:
-        sd[name], variance = np.concatenate([chunk[name] for chunk in figures], axis=1)
-        print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
-        print(f"{part} {name} variance: {variance.mean():.2f} dB²")
-    print(f"{part} frames: {len(variance)}")
-    return sd
-
-
-def plot_loss(losses):
-    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-    for name, label in (("loss", "training part, filtered"), ("val_loss", "held-out part")):
-        ax.plot(np.arange(1, len(losses[name]) + 1), losses[name], ".-", label=label)
-    ax.set(xlabel="Epoch", ylabel="SD (dB²)", title="Loss")
-    ax.legend()
-    return fig
-
-
-def draw_frames(fig, frames, records, estimates, Fs):
-    """Six frames: spectra of the model file and of estimates {name: dB [frames][width]}; below them the waveforms."""
-    axes = fig.subplots(4, 3)
-    n = np.arange(-80, 80)
-    for i, (f, spectra, waves) in enumerate(zip(frames, axes[::2].flat, axes[1::2].flat, strict=False)):
-        Wo, L, A, phi, _ = (values[f : f + 1] for values in records)
-        m = np.arange(1, L[0] + 1)
-        amplitudes = {name: codec2_model.from_bins(x[i : i + 1], Wo, L) for name, x in estimates.items()}
-        for (name, A_hat), colour in zip({"original": A, **amplitudes}.items(), ("black", "C0", "C1"), strict=True):
-            spectra.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=name)
-            waves.plot(n, np.cos(np.outer(n, m) * Wo + phi[0, m]) @ A_hat[0, m], colour)
-        spectra.set(title=f"frame {f}", xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
-        waves.set(xlabel="Sample", ylabel="Signal")
-    axes[0, 0].legend()
+    progress, losses = plumbing.Progress(epochs), []
+    with plumbing.CtrlC(model) as ctrl_c:
+        for epoch in range(1, epochs + 1):
+            order, loss = rng.permutation(first), []
+            for frames in np.array_split(order, -(-len(order) * args.dec // PART)):
+                vectors, target = random_filter(*pairs(part, frames, args.dec), lines, rng)
+                loss += model.fit(vectors, target, BATCH, shuffle=False, verbose=0).history["loss"]
+                if ctrl_c.pressed:
+                    break
+            losses.append((np.mean(loss), model.evaluate(held_vectors, held_target, BATCH, verbose=0)))
+            progress.show(epoch, "train {:.2f}, held-out {:.2f} dB²".format(*losses[-1]))
+            if ctrl_c.pressed:
+                break
+    return losses
 
 
 def match_mean(estimate, target):
@@ -296,44 +204,57 @@ def match_mean(estimate, target):
     return estimate + np.nansum(target - estimate, axis=-1, keepdims=True) / np.maximum(count, 1)
 
 
-def main(args, data, records, nb_train, test):
+def evaluate(name, part, models, dec):
+    """Print the figures of a part of the data; returns SD {estimate: [u]} in dB² of its frames with a target."""
+    figures, first = {}, np.arange(0, len(part["target"]) - dec, dec)
+    for block in codec2_model.blocks(len(first)):
+        vectors, target = pairs(part, first[block], dec)
+        for label, spectra in models.predict_on_batch(vectors).items():
+            frames = [x.reshape(-1, WIDTH) for x in (target, match_mean(spectra, target))]
+            figures.setdefault(label, []).append(codec2_model.sd_and_variance(*frames))
+    for label in figures:
+        figures[label], variance = np.concatenate(figures[label], axis=1)
+        print(f"{name} {label} SD: {figures[label].mean():.2f} dB²")
+        print(f"{name} {label} variance: {variance.mean():.2f} dB²")
+    print(f"{name} frames: {len(variance)}")
+    return figures
+
+
+def plot(losses, sd, part, models, args):
+    """SD by epoch; SD by frame and spectra of the part of the data that the last figure is of."""
+    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+    ax.plot(np.arange(len(losses)) + 1, losses, ".-", label=["training part, filtered", "held-out part"])
+    ax.set(xlabel="Epoch", ylabel="SD (dB²)")
+    ax.legend()
+    used, numbers = part["used"], part["number"][part["used"]]
+    plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
+    shown = np.flatnonzero(numbers >= (args.frame or 0))[:60]
+    if args.frame is None:
+        shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
+    titles = [f"frame {numbers[i]} (vector + {used[i] % args.dec}): SD {sd['network'][i]:.1f} dB²" for i in shown]
+    records = codec2_model.read(args.test[1] if args.test else args.model)
+    vectors, target = pairs(part, used[shown] // args.dec * args.dec, args.dec)
+    row = np.arange(len(shown)), used[shown] % args.dec
+    spectra = {k: match_mean(x, target)[row] for k, x in models.predict_on_batch(vectors).items()}
+    vq_pager.page_frames(numbers[shown], titles, records, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
+
+
+def main(args, data):
     keras.utils.set_random_seed(args.seed)
-    dec = args.dec
-    train_data, held_data = [values[: nb_train - dec] for values in data], [values[nb_train::dec] for values in data]
-    bands = data[0][:nb_train, 0]
-    lines, offset = fit_baseline(bands, records, args)
-    network = build_network(bands, dec, lines, offset)
+    lines, offset = fit_baseline(data["train"]["vectors"], args)
+    network = build_network(args.dec, lines, offset)
     print(f"weights: {network.count_params()}")
-    losses = train(network, train_data, held_data, lines, args)
-    codec2_model.save_network(network, {**vars(args), "script": "ebanddec_train", "width": WIDTH}, args.nnout)
-    codec2_model.ctrl_c(None)
-    baseline = keras.Model(network.inputs, network.get_layer("interpolation").output)
-
-    def estimates(data):
-        vectors, target = data[0], data[1].reshape(-1, WIDTH)
-        known = {"network": network.predict_on_batch(vectors), "interpolation": baseline.predict_on_batch(vectors)}
-        return target, {name: match_mean(dB.reshape(-1, WIDTH), target) for name, dB in known.items()}
-
-    evaluate("train", estimates, [values[::dec] for values in train_data])
-    sd = evaluate("held-out", estimates, held_data)
-    last_sd = evaluate("test", estimates, [values[::dec] for values in test]) if test else sd
-    first = min(nb_train if args.frame is None else args.frame, len(data[0]) - 1)
-
-    def draw(fig, page):
-        frames = np.arange(first + 6 * page, min(first + 6 * page + 6, len(data[0])))
-        sent = np.unique(first + (frames - first) // dec * dec)
-        _, known = estimates([values[sent] for values in data])
-        draw_frames(fig, frames, records, {name: dB[frames - sent[0]] for name, dB in known.items()}, args.Fs)
-        for i in np.flatnonzero(~np.isin(frames, sent)):
-            fig.axes[i // 3 * 6 + i % 3].set_title(f"frame {frames[i]}, interpolated")
-
+    losses = train(network, data, lines, args)
+    options = {**vars(args), "input": "band pairs", "width": WIDTH}
+    plumbing.save_network(network, options, args.nnout)
+    outputs = {"network": network.output, "interpolation": network.get_layer("interpolation").output}
+    models = keras.Model(network.inputs, outputs)
+    for name, part in data.items():
+        sd = evaluate(name, part, models, args.dec)
     if not args.noplots:
-        vq_pager.show(
-            {"ebanddec_train_loss": plot_loss(losses), "ebanddec_train_sd": vq_pager.plot_sd(sd)}, args.plot_dir
-        )
-        vq_pager.page_through(draw, -(-(len(data[0]) - first) // 6), "ebanddec_train_frames", args.plot_dir, nb_png=2)
-    print(f"{last_sd['network'].mean():.2f}")
+        plot(losses, sd, part, models, args)
+    print(f"{sd['network'].mean():.2f}")
 
 
 if __name__ == "__main__":
-    main(ARGS, DATA, RECORDS, NB_TRAIN, TEST)
+    main(ARGS, DATA)

@@ -3,38 +3,35 @@
 
 Usage:
     ./vq_vae_demo.py                                     # 16 codewords for Gaussian vectors
+    ./vq_vae_demo.py --start corner                      # all codewords start in one corner and have to walk
     ./vq_vae_demo.py --test qpsk --num_embedding 4       # a noisy QPSK constellation
-    ./vq_vae_demo.py --embedding_dim 3 --plot_dir plots  # an animated GIF and its last frame there
+    ./vq_vae_demo.py --embedding_dim 3 --plot_dir plots  # an animated GIF and its last picture there
 
 The encoder is a dummy (it does nothing), so that the quantiser sees the data as they are; the decoder is the identity,
-or trained with --train_decoder.  The picture shows the codewords with the cells they serve, and the distortion beside.
+or trained with --train_decoder.
 
-Expected: 0.363 ± 0.004 for 4 codewords, 0.109 ± 0.002 for 16 (Gaussian), 0.040 ± 0.001 for qpsk with 4; any seed.
-Units: vectors have no unit; variances are those of one dimension, on vectors that are not trained on.
+Expected: 0.109 ± 0.002 for 16 codewords (Gaussian), 0.111 ± 0.003 with --start corner, 0.040 ± 0.001 for qpsk with 4.
+Units: vectors have no unit; variances and distortions are per dimension, on vectors that are not trained on.
 """
 
-import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+
+import plumbing
 
 import numpy as np
 
-import codec2_model
-import vq_pager
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 NOISE_VARIANCE = 0.04  # of qpsk, per dimension
-HELD_OUT = 50_000  # vectors that the figures are measured on: 0.5 % from the true ones
-BATCH = 500  # vectors
+HELD_OUT = 50_000  # vectors that the figures are measured on: within 0.5 % of the true ones
+BATCH = 1500  # vectors
 LEARNING_RATE = 0.03  # falls to 0 along a cosine
-MAX_FRAMES = 30  # of the animation, which take longer than the training
-
-# ---------------------------------------------------------------- arguments
+CORNER = 0.05  # standard deviation of the codewords that start in a corner
+PICTURES = 20  # of the film, at most
+GRID = 300  # points each way at which the film looks for the borders of cells
 
 
 def parse_args(argv=None):
     parser = ArgumentParser(description="Watch a VQ-VAE learn.", formatter_class=ArgumentDefaultsHelpFormatter)
-    number = {"type": codec2_model.positive}
+    number = {"type": plumbing.positive}
     group = parser.add_argument_group("data")
     group.add_argument("--test", choices=("qpsk", "gaussian"), default="gaussian", help="±1 plus noise, or Gaussian")
     group.add_argument("--nb_samples", **number, default=30000, metavar="N", help="training vectors")
@@ -42,289 +39,194 @@ def parse_args(argv=None):
     group.add_argument("--num_embedding", **number, default=16, metavar="M", help="codewords")
     group.add_argument("--embedding_dim", **number, default=2, metavar="D", help="size of a vector")
     group.add_argument("--train_decoder", action="store_true", help="train the decoder as well")
-    group.add_argument("--decay", type=float, metavar="A", help="codebooks follow moving averages (say 0.99)")
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", **number, default=25, metavar="N", help="passes through the training vectors")
-    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same codebooks")
+    group.add_argument("--start", choices=("k-means++", "corner"), default="k-means++", help="initial codebook")
+    group.add_argument("--epochs", **number, default=60, metavar="N", help="passes through the training vectors")
+    group.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same codebook")
     group = parser.add_argument_group("output")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
     args = parser.parse_args(argv)
     if not 2 <= args.num_embedding <= args.nb_samples:
         parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
-    if args.decay is not None and not 0 <= args.decay < 1:
-        parser.error("--decay must be 0 or more, and less than 1")
     return args
 
 
-# ---------------------------------------------------------------- data
+def load(args):
+    """{"train", "held-out"}: vectors [n][D], Gaussian, or corners of a cube (for D = 2 QPSK symbols) plus noise."""
+    plumbing.check_outputs([], plot_dir=None if args.noplots else args.plot_dir)
+    rng, data = np.random.default_rng(args.seed), {}
+    for part, n in (("train", args.nb_samples), ("held-out", HELD_OUT)):
+        x = rng.normal(size=(n, args.embedding_dim))
+        if args.test == "qpsk":
+            x = rng.choice([-1, 1], x.shape) + np.sqrt(NOISE_VARIANCE) * x
+        data[part] = np.float32(x)
+    return data
 
 
-def make_data(n, args, rng):
-    """Vectors [n][D]: unit variance Gaussian, or corners of a cube (for D = 2 the QPSK constellation) plus noise."""
-    noise = rng.normal(size=(n, args.embedding_dim))
-    if args.test == "qpsk":
-        noise = rng.choice([-1, 1], noise.shape) + np.sqrt(NOISE_VARIANCE) * noise
-    return noise.astype(np.float32)
+if __name__ == "__main__":  # report bad options and files before Keras loads
+    plumbing.plain_errors()
+    ARGS = parse_args()
+    DATA = load(ARGS)
+
+with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    import keras
+from keras import layers, ops
+from scipy.cluster.vq import kmeans2, vq
+
+
+@keras.saving.register_keras_serializable("codec2")
+class VectorQuantizer(layers.Layer):
+    """Vectors x [n][dim] become x_q, the nearest of M codewords; the gradient of x_q goes to x (straight-through).
+
+    The codebook loss pulls codewords to their vectors, the commitment loss pulls vectors to their codeword.  The unused
+    loss pulls all codewords to the mean vector: so weakly that it only moves those that are nearest to no vector.
+
+    Codewords [0, 0] and [1, 0], x = [0.9, 0], beta 0.25: x_q = [1, 0], codebook loss 0.1² / 2 = 0.005, commitment loss
+    0.25 · 0.005 = 0.00125, unused loss 0.001 · (0.9² + 0.1²) / 4 = 0.000205.
+    """
+
+    def __init__(self, num_embedding, embedding_dim, beta=0.25, **kwargs):
+        super().__init__(**kwargs)
+        self.M, self.dim, self.beta = num_embedding, embedding_dim, beta
+        self.codebook = self.add_weight((self.M, self.dim), name="codebook")
+
+    def get_config(self):
+        return {**super().get_config(), "num_embedding": self.M, "embedding_dim": self.dim, "beta": self.beta}
+
+    def search(self, x):
+        """Indices [n] of the codewords nearest to x [n][dim]."""
+        distance = ops.sum(self.codebook**2, axis=1) - 2 * ops.matmul(x, ops.transpose(self.codebook))
+        return ops.argmin(distance + ops.sum(x**2, axis=1, keepdims=True), axis=1)
+
+    def decode(self, indices):
+        """Codewords [n][dim] that these indices [n] stand for."""
+        return ops.take(self.codebook, indices, axis=0)
+
+    def call(self, x):
+        x_q, fixed = self.decode(self.search(x)), ops.stop_gradient(x)
+        self.add_loss(ops.mean((fixed - x_q) ** 2))  # codebook loss
+        self.add_loss(self.beta * ops.mean((x - ops.stop_gradient(x_q)) ** 2))  # commitment loss
+        self.add_loss(0.001 * ops.mean((ops.mean(fixed, axis=0) - self.codebook) ** 2))  # unused loss
+        # straight-through: the value is exactly x_q, the gradient that of the identity
+        return ops.stop_gradient(x_q) + (x - fixed)
+
+
+def build_network(args):
+    """Network from vectors [n][D] to vectors [n][D]."""
+    inputs = keras.Input((args.embedding_dim,))
+    z_e = layers.Identity(name="encoder")(inputs)
+    z_q = VectorQuantizer(args.num_embedding, args.embedding_dim, name="quantizer")(z_e)
+    identity = {"kernel_initializer": "identity", "trainable": args.train_decoder}
+    return keras.Model(inputs, layers.Dense(args.embedding_dim, name="decoder", **identity)(z_q))
+
+
+def train(network, data, args, rng):
+    """Fit the network to return its inputs; returns what the film shows, a dictionary per picture."""
+    x, held, quantizer = data["train"], data["held-out"], network.get_layer("quantizer")
+    start, _ = kmeans2(x, args.num_embedding, iter=1, minit="++", rng=rng)
+    if args.start == "corner":
+        start = np.quantile(x, 0.01, axis=0) + CORNER * rng.normal(size=start.shape)
+    quantizer.codebook.assign(start)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(x) // BATCH) * args.epochs)
+    network.compile(keras.optimizers.Adam(rate), "mse", steps_per_execution=8)
+    filmed = np.unique(np.geomspace(1, args.epochs + 1, PICTURES).astype(int)) - 1  # most is learnt in the first ones
+    history, progress = [], plumbing.Progress(args.epochs)
+    with plumbing.CtrlC(network) as ctrl_c:
+        for epoch in range(args.epochs + 1):  # 0 is the start
+            if epoch > 0:
+                network.fit(x, x, BATCH, verbose=0)
+            _, error = quantise(network, held)
+            if epoch in filmed or ctrl_c.pressed:
+                codebook = ops.convert_to_numpy(quantizer.codebook)
+                history.append({"epoch": epoch, "codebook": codebook, "distortion": error})
+            if epoch > 0:
+                progress.show(epoch, f"held-out distortion {error:.4f} per dimension")
+            if ctrl_c.pressed:
+                break
+    return history
+
+
+def quantise(network, x):
+    """Indices [n] that stand for vectors x [n][D], and the distortion: mean squared error per dimension."""
+    quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
+    parts = np.array_split(x, -(-len(x) * quantizer.M // 2**24))  # bounds the memory for distances
+    indices = np.concatenate([ops.convert_to_numpy(quantizer.search(part)) for part in parts])
+    x_hat = ops.convert_to_numpy(decoder(quantizer.decode(indices)))
+    return indices, np.mean((x - x_hat) ** 2, dtype=np.float64)
 
 
 def shannon_bound(bits, args):
-    """Distortion per dimension that no quantiser of so many bits a vector comes below: P·2^(−2R), R = bits/D.
+    """Lower bound of the distortion per dimension at `bits` per vector: P·2^(−2R), R = bits/D.
 
     P is the entropy power, exp(2h)/(2πe) for a density of entropy h: the variance if Gaussian, less for all others.
     """
     power = 1.0
     if args.test == "qpsk":
         x, dx = np.linspace(-5, 5, 10001, retstep=True)
-        bells = [np.exp(-((x - mean) ** 2) / (2 * NOISE_VARIANCE)) for mean in (-1, 1)]
-        density = np.mean(bells, axis=0) / np.sqrt(2 * np.pi * NOISE_VARIANCE)
+        bells = np.exp(-((x - [[-1], [1]]) ** 2) / (2 * NOISE_VARIANCE))
+        density = bells.mean(axis=0) / np.sqrt(2 * np.pi * NOISE_VARIANCE)
         entropy = -np.sum(density * np.log(density + 1e-300)) * dx
         power = np.exp(2 * entropy) / (2 * np.pi * np.e)
     return power * 2 ** (-2 * bits / args.embedding_dim)
 
 
-if __name__ == "__main__":
-    codec2_model.plain_errors()
-    ARGS = parse_args()
-    codec2_model.check_outputs(ARGS)  # before Keras is imported, which takes seconds
+def show_film(history, held, references, args):
+    """Film of a training: codewords with their cells and trails on the density of vectors `held`; distortion."""
+    import matplotlib.pyplot as plt
 
-import keras
-from keras import layers, ops
-from scipy.cluster.vq import kmeans2, vq
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
+    D, dimension = args.embedding_dim, "Dimension" if args.embedding_dim <= 2 else "Principal axis"
+    axes = np.eye(D, 2) if D <= 2 else np.linalg.eigh(np.cov(held.T))[1][:, :-3:-1]  # [D][2] of the plane that is shown
+    limit = np.percentile(np.abs(held @ axes), 99.9)
+    side = np.linspace(-limit, limit, GRID)
+    grid = np.stack(np.meshgrid(side, side), axis=-1) @ axes.T  # [GRID][GRID][D]
+    epochs, values = ([seen[name] for seen in history] for name in ("epoch", "distortion"))
+    limits = 0.9 * min(references.values()), 1.1 * max(values)
+    trails = np.stack([seen["codebook"] @ axes for seen in history])  # [pictures][M][2]
 
-# ---------------------------------------------------------------- quantiser
+    def draw(i):
+        left.clear()
+        left.hist2d(*(held @ axes).T, 80, range=[(-limit, limit)] * 2, cmap="inferno")
+        cells = vq(grid.reshape(-1, D), history[i]["codebook"])[0].reshape(GRID, GRID)
+        border = np.abs(np.gradient(cells)).sum(axis=0) > 0
+        left.imshow(border, "gray", alpha=0.4 * border, origin="lower", extent=(-limit, limit) * 2, zorder=1)
+        left.plot(*np.moveaxis(trails[: i + 1], 2, 0), color="white", linewidth=0.8, alpha=0.7)
+        left.plot(*trails[i].T, "o", color="white", markersize=6, markeredgecolor="black")
+        left.set(xlabel=f"{dimension} 1", ylabel=f"{dimension} 2", title=f"epoch {epochs[i]}: codewords and cells")
+        right.clear()
+        right.plot(epochs[: i + 1], values[: i + 1], ".-", label="VQ-VAE")
+        for (name, value), style in zip(references.items(), ("--", ":"), strict=True):
+            right.axhline(value, color="black", linestyle=style, label=f"{name} {value:.4f}")
+        right.set(xscale="symlog", yscale="log", xlim=(0, epochs[-1]), ylim=limits)
+        right.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {values[i]:.4f}")
+        right.legend(loc="upper right")
 
-
-def spread(x, M, rng, candidates=8):
-    """Start of a codebook [M][dim], and what it leaves over of the vectors x [n][dim] when every one takes the nearest.
-
-    The codewords are vectors far from those already taken: of some that are drawn with probabilities that rise with the
-    squared distance, the one that lowers the total distance most (greedy k-means++).
-    """
-    residual = x - x[rng.integers(len(x))]
-    codebook = [x[0] - residual[0]]
-    distance, power = np.sum(residual**2, axis=1, dtype=np.float64), np.sum(x**2, axis=1)
-    while len(codebook) < M:
-        p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
-        drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]
-        to_drawn = np.sum(drawn**2, axis=1)[:, None] - 2 * drawn @ x.T + power
-        codebook.append(drawn[np.argmin(np.minimum(to_drawn, distance).sum(axis=1))])
-        new = x - codebook[-1]
-        new_distance = np.sum(new**2, axis=1)
-        closer = new_distance < distance
-        residual[closer], distance[closer] = new[closer], new_distance[closer]
-    return np.stack(codebook), residual
-
-
-@keras.saving.register_keras_serializable("codec2")
-class VectorQuantizer(layers.Layer):
-    """Vectors [..., dim] become the sum of one codeword of each stage; a stage quantises what those before leave over.
-
-    Gradients pass as if the layer were not there (straight-through estimator), which leaves none for the codebooks.  So
-    it has two loss terms of its own: codebook_loss pulls the codewords to the vector, commitment_loss the vector to the
-    codewords.  With `decay` (say 0.99) the codebooks follow moving averages instead of codebook_loss, and a codeword
-    that is not used starts again elsewhere.  An m-best search keeps so many candidates from stage to stage.
-
-    Vector [0.9, 0], codewords [0, 0] and [1, 0], beta 0.25: output [1, 0], losses 0.005 and 0.00125.
-    """
-
-    def __init__(self, num_embedding, embedding_dim, stages=1, m_best=1, beta=0.25, decay=None, **kwargs):
-        super().__init__(**kwargs)
-        self.M, self.dim, self.stages, self.m_best = num_embedding, embedding_dim, stages, m_best
-        self.beta, self.decay = beta, decay
-        self.codebooks = self.add_weight((stages, self.M, self.dim), trainable=decay is None, name="codebooks")
-        if decay is not None:
-            self.counts = self.add_weight((stages, self.M), "ones", trainable=False, name="counts")
-            self.random = keras.random.SeedGenerator(1)
-
-    def get_config(self):
-        names = {"num_embedding": self.M, "embedding_dim": self.dim, "stages": self.stages, "m_best": self.m_best}
-        return {**super().get_config(), **names, "beta": self.beta, "decay": self.decay}
-
-    def start(self, x, rng):
-        """Start the codebooks from vectors x [n][dim], each stage from what the ones before leave over."""
-        codebooks = []
-        for _ in range(self.stages):
-            codebook, x = spread(x, self.M, rng)
-            codebooks.append(codebook)
-        self.codebooks.assign(np.stack(codebooks))
-
-    def search(self, x):
-        """Indices [..., stages] of the codewords whose sum is nearest to x [..., dim], or near it (m-best search)."""
-        residual = ops.reshape(x, (-1, 1, self.dim))  # [n][candidates][dim]
-        indices = ops.zeros((ops.shape(residual)[0], 1, 0), "int32")  # [n][candidates][stages so far]
-        for stage in range(self.stages):
-            codebook = self.codebooks[stage]
-            distance = ops.sum(ops.square(codebook), axis=1) - 2 * ops.matmul(residual, ops.transpose(codebook))
-            distance = distance + ops.sum(ops.square(residual), axis=2, keepdims=True)  # [n][candidates][M]
-            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
-            if stage + 1 < self.stages:
-                best = ops.top_k(-distance, min(self.m_best, distance.shape[1]))[1]
-            else:
-                best = ops.argmin(distance, axis=1, keepdims=True)
-            best = ops.cast(best, "int32")
-            index, parent = best % self.M, (best // self.M)[:, :, None]
-            residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(codebook, index, axis=0)
-            indices = ops.concatenate([ops.take_along_axis(indices, parent, axis=1), index[:, :, None]], axis=2)
-        return ops.reshape(indices, (*ops.shape(x)[:-1], self.stages))
-
-    def decode(self, indices):
-        """Vectors [..., dim] that these indices [..., stages] stand for."""
-        return sum(ops.take(self.codebooks[stage], indices[..., stage], axis=0) for stage in range(self.stages))
-
-    def call(self, x, training=False):
-        indices = self.search(x)
-        quantized = self.decode(indices)
-        commitment_loss = self.beta * ops.mean(ops.square(x - ops.stop_gradient(quantized)))
-        self.add_loss(commitment_loss)
-        if self.decay is None:
-            codebook_loss = ops.mean(ops.square(ops.stop_gradient(x) - quantized))
-            self.add_loss(codebook_loss)
-        elif training:
-            self.follow(ops.reshape(x - quantized, (-1, self.dim)), ops.reshape(indices, (-1, self.stages)))
-        return ops.stop_gradient(quantized) + (x - ops.stop_gradient(x))  # adds 0, so that the value stays exact
-
-    def follow(self, error, indices):
-        """Move the codewords to moving averages of what they ought to have been; error [n][dim] is what was left."""
-        codebooks, counts = [], []
-        for stage in range(self.stages):
-            index = indices[:, stage]
-            wanted = error + ops.take(self.codebooks[stage], index, axis=0)
-            now = ops.segment_sum(ops.ones_like(error[:, 0]), index, self.M)
-            count = self.decay * self.counts[stage] + (1 - self.decay) * now
-            step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
-            codebook = self.codebooks[stage] + step
-            error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
-            unused = count < 0.2 * ops.mean(count)
-            drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
-            codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
-            counts.append(ops.where(unused, ops.mean(count), count))
-        self.codebooks.assign(ops.stack(codebooks))
-        self.counts.assign(ops.stack(counts))
+    plumbing.show_film(fig, draw, len(history), "vq_vae_demo", args.plot_dir)
 
 
-# ---------------------------------------------------------------- network
-
-
-def build_network(args):
-    """Network from vectors [n][D] to vectors [n][D]; its layers are named encoder, quantizer and decoder."""
-    D = args.embedding_dim
-    inputs = keras.Input((D,))
-    z_e = layers.Identity(name="encoder")(inputs)
-    z_q = VectorQuantizer(args.num_embedding, D, decay=args.decay, name="quantizer")(z_e)
-    decoder = layers.Dense(D, kernel_initializer="identity", trainable=args.train_decoder, name="decoder")
-    return keras.Model(inputs, decoder(z_q))
-
-
-# ---------------------------------------------------------------- training
-
-
-class Watch(keras.callbacks.Callback):
-    """A line and a picture an epoch.  The first Ctrl-C ends training after the step that is running."""
-
-    def __init__(self, held, film, args):
-        super().__init__()
-        self.held, self.film = held, film
-        self.every = -(-args.epochs // MAX_FRAMES)
-        self.distortions, self.codebooks = [], []
-
-    def on_train_begin(self, logs=None):
-        codec2_model.ctrl_c(self.stop)
-        self.look(last=False)
-
-    def stop(self):
-        self.model.stop_training = True
-
-    def on_epoch_end(self, epoch, logs):
-        self.look(last=self.model.stop_training or epoch + 1 == self.params["epochs"])
-        print(f"epoch {epoch + 1}/{self.params['epochs']}: held-out {self.distortions[-1]:.4f} per dimension")
-
-    def on_train_end(self, logs=None):
-        codec2_model.ctrl_c(None)
-
-    def look(self, last):
-        epoch = len(self.distortions)
-        indices, x_hat = quantise(self.model, self.held)
-        self.distortions.append(distortion(self.held, x_hat))
-        self.codebooks.append(ops.convert_to_numpy(self.model.get_layer("quantizer").codebooks))
-        if self.film and (last or epoch % self.every == 0):
-            self.film.shoot(self, indices)
-
-
-def train(network, x, watch, args, rng):
-    """Start the codebooks from the vectors x [n][D] and fit the network to return them."""
-    network.get_layer("quantizer").start(x, rng)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, -(-len(x) // BATCH) * args.epochs)
-    network.compile(keras.optimizers.Adam(rate), "mse", steps_per_execution=8)
-    network.fit(x, x, batch_size=BATCH, epochs=args.epochs, callbacks=[watch], verbose=0)
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-def quantise(network, x):
-    """Indices [n][stages] that stand for vectors x [n][D], and the vectors [n][D] that the network makes of them."""
-    quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
-    parts = np.array_split(x, -(-len(x) * quantizer.M * quantizer.m_best // 2**24))  # bounds the memory for distances
-    indices = ops.concatenate([quantizer.search(part) for part in parts])
-    return ops.convert_to_numpy(indices), ops.convert_to_numpy(decoder(quantizer.decode(indices)))
-
-
-def distortion(x, x_hat):
-    """Mean squared error per dimension: [[0, 0], [1, 3]] and [[0, 1], [1, 2]] differ by 0.5."""
-    return np.mean((x - x_hat) ** 2, dtype=np.float64)
-
-
-def kmeans(x, held, M, rng):
-    """What k-means with M codewords for vectors x [n][D] leaves over of x and of the vectors held [n][D]."""
-    codebook = kmeans2(x, spread(x, M, rng)[0], iter=50, minit="matrix", rng=rng)[0]
-    return x - codebook[vq(x, codebook)[0]], held - codebook[vq(held, codebook)[0]]
-
-
-# ---------------------------------------------------------------- plots
-
-
-def draw_epoch(axes, watch, plane, references, args):
-    """Codewords with their cells on the left, distortion on the right."""
-    left, right = axes
-    plane.draw_cells(left, lambda x: quantise(watch.model, x)[0][:, 0])
-    trails = np.stack(watch.codebooks)[:, 0]
-    plane.draw(left, watch.held, f"epoch {len(trails) - 1}: codewords and their cells", trails)
-    vq_pager.draw_distortion(right, watch.distortions, references, args.epochs)
-
-
-# ---------------------------------------------------------------- main
-
-
-def main(args):
+def main(args, data):
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    x, held = make_data(args.nb_samples, args, rng), make_data(HELD_OUT, args, rng)
     bits = np.log2(args.num_embedding)
-    _, left_over = kmeans(x, held, args.num_embedding, rng)
-    references = {"k-means": np.mean(left_over**2), "Shannon bound": shannon_bound(bits, args)}
-    plane = vq_pager.Plane(held)
-
-    def draw(axes, watch, indices):
-        draw_epoch(axes, watch, plane, references, args)
-
+    codebook, _ = kmeans2(data["train"], args.num_embedding, iter=50, minit="++", rng=rng)
+    references = {"k-means": np.mean(vq(data["held-out"], codebook)[1] ** 2) / args.embedding_dim}
+    references["Shannon bound"] = shannon_bound(bits, args)
     network = build_network(args)
-    film = None if args.noplots else vq_pager.Film(draw, "vq_vae_demo", args.plot_dir, (1, 2))
-    train(network, x, Watch(held, film, args), args, rng)
+    history = train(network, data, args, rng)
 
     print(f"bits: {bits:.2f} per vector")
-    for part, vectors in (("train", x), ("held-out", held)):
-        indices, x_hat = quantise(network, vectors)
-        figure = distortion(vectors, x_hat)
-        print(f"{part} variance before: {distortion(vectors, vectors.mean(axis=0)):.4f} per dimension")
+    for part, x in data.items():
+        indices, figure = quantise(network, x)
+        print(f"{part} variance before: {x.var(axis=0).mean():.4f} per dimension")
         print(f"{part} variance after: {figure:.4f} per dimension")
     for name, value in references.items():
         print(f"{name}: {value:.4f} per dimension")
     print(f"codewords in use: {len(np.unique(indices))} of {args.num_embedding}")
-    if film:
-        film.show()
+    if not args.noplots:
+        show_film(history, data["held-out"], references, args)
     print(f"{figure:.4f}")
 
 
 if __name__ == "__main__":
-    main(ARGS)
+    main(ARGS, DATA)

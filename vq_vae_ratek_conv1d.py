@@ -1,235 +1,232 @@
 #!/usr/bin/env python3
-"""Train a VQ-VAE that sends rate K vectors over a channel: two conv1D layers each side, a two stage quantiser between.
+"""Train a VQ-VAE that sends rate K vectors over a channel: two conv1D layers each side of a multi-stage quantiser.
 
 Usage:
-    ./c2sim.py train.raw --bands train.f32 --bands_lower 10
-    ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras --vqout vq          # K = 14, 22 bits every 20 ms: 1100 bit/s
-    ./vq_vae_ratek_conv1d.py train.f32 --vq_stages 1                        # 550 bit/s
-    ./vq_vae_ratek_conv1d.py speech.f32 --nnin vq.keras --testout speech_vq.f32 --indexout speech.npy  # no training
+    ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras                      # K = 14, 22 bits every 20 ms: 1100 bit/s
+    ./vq_vae_ratek_conv1d.py train.f32 --dec 4 --vq_stages 4                 # 44 bits every 40 ms, the same bit rate
+    ./vq_vae_ratek_conv1d.py bands.f32 --nnin vq.keras --indexout bands.npy  # the sender; no training
+    ./vq_vae_ratek_conv1d.py --nnin vq.keras --indexin bands.npy --testout decoded.f32                   # the receiver
 
-The encoder turns --dec frames into one vector, with an eye on the frames around, the quantiser makes an index a stage
-of it, and the decoder turns the sum of these codewords into --dec frames.  Beside it stands the multi-stage VQ that
-speech coders have used for decades, at the same bit rate: every --dec-th frame quantised and straight lines between,
-codebooks trained by k-means on the same randomly filtered speech.  Both search their stages together (m-best).
+The encoder turns --dec frames and their neighbours into one vector, the quantiser makes one index per stage of it, and
+the decoder turns the sum of the codewords into --dec frames.  The sender chooses the indices by analysis by synthesis:
+of the --mbest sums of codewords nearest to the encoder's output, each vector takes the one whose decoded frames are
+nearest to the original, in --sweeps passes over the vectors.  Beside it stands the classical quantiser at the same bit
+rate: multi-stage k-means VQ of every --dec-th frame, linear interpolation between, the same search.
 
-Expected: 22 minutes of speech, 4 minutes and 1.2 GB on two cores; SD on 61 s of other speakers and recordings, seeds
-1 to 3: K = 14 at 1100 bit/s 4.51 ± 0.05 dB², classical 7.65; at 550 bit/s 12.9, 17.8; K = 20 at 1100 bit/s 9.6, 15.0.
+Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the figures.
 
+@EXPECTED@
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
 
-import os
+import contextlib
+import itertools
+import warnings
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+
+import codec2_model
+import plumbing
+import vq_pager
+from plumbing import FormatError
 
 import numpy as np
 
-import c2sim
-import codec2_model
-import vq_pager
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 NAME = "vq_vae_ratek_conv1d"
-KEPT = ("eband_K", "dec", "num_embedding", "vq_stages")  # options that a network brings with it
-BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]  # centres of the K = 14 bands
-HIDDEN, KERNEL = 128, 7  # channels of the hidden conv1D layers, frames (or vectors) that a layer looks at
-SCALE_DB = 15  # about the standard deviation of speech, which the network has as 1
-CHUNK, HOP = 32, 15  # frames of a training chunk, and from one to the next
+OPTIONS = {  # of a network, and the values that they may have
+    "script": (NAME,),
+    "eband_K": range(2, 161),
+    "dec": (1, 2, 4, 8),
+    "vq_stages": range(1, 17),
+    "num_embedding": range(2, 2**16 + 1),
+    "embedding_dim": range(2, 257),
+}
+HIDDEN = 128  # channels of the hidden conv1D layers; 256 gain nothing, what is lost is lost in the quantiser
+KERNEL = 7  # frames that a conv1D layer looks at; strided layers look at twice --dec and 3 more
+DIM_PER_FRAME = 8  # values that are quantised per frame
+SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
+CHUNK = 32  # frames of a training sequence
 BATCH = 32  # chunks
-LEARNING_RATE = 4e-3  # falls to 0 along a cosine
-BETA, DECAY = 0.25, 0.99  # weight of the commitment loss; of the past in the averages that codebooks follow
-GAIN_DB, FILTER_DB = 6, 3  # training data is amplified and filtered at random, smoothly with this rms …
-CUTOFF_SLOPE, CUTOFF_DB, CUTOFFS = 0.25, 50, 0.05  # … and with cutoffs, at most so many dB/Hz and dB, in some chunks …
-FLOOR_DB = -20  # … down to what rounding to 16 bit leaves
-START, KMEANS = 20_000, 60_000  # vectors that codebooks are started from, and the classical ones trained on
-LOOKS = 10  # how often training is looked at, …
-LOOK_FRAMES, LOOK_BLOCK = 16384, 256  # … on how many frames, in blocks of so many
-BLOCK, REACH = 4096, 32  # frames that are coded at a time, and more than those around that they depend on
+STEPS = 10_000  # training steps, a batch each, that the default of --epochs comes to
+FIRST_STEPS = 250  # steps without the quantiser; in thousands of them the encoder's output would grow without bound
+ROUNDS = 40  # lines printed and evaluations made during a training
+LEARNING_RATE = 3e-3  # falls to 0 along a cosine
+TRAIN_MBEST = 4  # partial sums that the search in training carries from stage to stage
+BETA = 1  # weight of the commitment loss; with 0.25 the encoder's output grows
+DECAY = 0.99  # per step, of the EMA that the codebooks follow
+GAIN_DB = 6  # training chunks are amplified by up to this, up or down,
+FILTER_DB = 3  # and filtered by a smooth random response with this rms
+CUTOFF_SHARE = 0.3  # of the chunks get a low pass, as many a high pass; with 0.05 narrow band speech has twice the SD
+CUTOFF_SLOPE = 0.25  # dB/Hz at most
+CUTOFF_DB = 50  # attenuation at most
+FLOOR_DB = -20  # lowest band energy: the rounding noise of 16 bit samples
+KMEANS = 60_000  # vectors that k-means sees
+SAMPLE = 64  # blocks of 256 frames that the evaluations during training look at
+TRAIN_SAMPLE = 1024  # such blocks that the figures of the training part are of, at most
+PICTURES = 16  # of the film, at most
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
-
-# ---------------------------------------------------------------- arguments
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description="Two stage VQ-VAE on rate K.", formatter_class=ArgumentDefaultsHelpFormatter)
-    number = {"type": codec2_model.positive}
+    parser = ArgumentParser(description="Multi-stage VQ-VAE.", formatter_class=ArgumentDefaultsHelpFormatter)
+    number = {"type": plumbing.positive, "metavar": "N"}
     group = parser.add_argument_group("data")
-    group.add_argument("features", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
+    group.add_argument("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
     group.add_argument("--test", metavar="F32", help="another file that is never trained on")
-    group.add_argument("--eband_K", **number, default=14, metavar="K", help="values in a vector")
-    group.add_argument("--nb_samples", **number, metavar="N", help="use the first N frames")
+    group.add_argument("--eband_K", **number, help="values in a vector: 14, or what the network of --nnin has")
+    group.add_argument("--nb_samples", **number, help="use the first N frames")
+    group.add_argument("--lower", type=float, default=10, metavar="dB", help="frames must have a higher mean to count")
     group = parser.add_argument_group("network")
-    group.add_argument("--dec", type=int, default=2, choices=(1, 2, 4), help="frames for a quantised vector")
-    group.add_argument("--num_embedding", **number, default=2048, metavar="M", help="codewords of a stage")
-    group.add_argument("--embedding_dim", **number, default=16, metavar="D", help="size of a quantised vector")
-    group.add_argument("--vq_stages", type=int, default=2, choices=(1, 2), help="stages of the quantiser")
-    group.add_argument("--mbest", **number, default=4, metavar="N", help="candidates that go from stage 1 to 2")
+    group.add_argument("--dec", type=int, default=2, choices=OPTIONS["dec"], help="frames per quantised vector")
+    group.add_argument("--vq_stages", **number, default=2, help="stages of the quantiser")
+    group.add_argument("--num_embedding", **number, default=2048, help="codewords of a stage")
+    group.add_argument("--embedding_dim", **number, help=f"values that are quantised: {DIM_PER_FRAME} times --dec")
+    group.add_argument("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", **number, default=40, metavar="N", help="passes through the training frames")
-    group.add_argument("--seed", type=codec2_model.seed, default=1, help="the same seed gives the same network")
-    group.add_argument("--nnin", metavar="NET", help="take this network, with its options, instead of training one")
+    group.add_argument("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
+    group.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
+    group = parser.add_argument_group("search of the sender")
+    group.add_argument("--mbest", **number, default=16, help="partial sums kept from stage to stage; candidates")
+    group.add_argument("--sweeps", type=plumbing.natural, default=2, metavar="N", help="0: no analysis by synthesis")
     group = parser.add_argument_group("output")
     group.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
-    group.add_argument("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32 and STEM_2.f32")
-    group.add_argument("--testout", metavar="F32", help="write decoded vectors, of --test or else of FEATURES")
-    group.add_argument("--indexout", metavar="NPY", help="write the indices that stand for them [vectors][stages]")
+    group.add_argument("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32, STEM_2.f32 …")
+    group.add_argument("--indexout", metavar="NPY", help="write the indices of --test, else FEATURES")
+    group.add_argument("--indexin", metavar="NPY", help="decode these indices with --nnin, without FEATURES")
+    group.add_argument("--testout", metavar="F32", help="write the decoded vectors")
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
     args = parser.parse_args(argv)
-    if args.num_embedding < 2:
-        parser.error("--num_embedding must be 2 or more")
+    if bool(args.indexin) == bool(args.features) or (args.indexin and not (args.nnin and args.testout)):
+        parser.error("give FEATURES, or --indexin with --nnin and --testout")
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
-    if args.testout and args.indexout and os.path.realpath(args.testout) == os.path.realpath(args.indexout):
-        parser.error("--testout and --indexout would be the same file")
+    args.embedding_dim = args.embedding_dim or DIM_PER_FRAME * args.dec
+    for name in ("vq_stages", "num_embedding", "embedding_dim"):
+        if getattr(args, name) not in OPTIONS[name]:
+            parser.error(f"--{name} must be {OPTIONS[name][0]} to {OPTIONS[name][-1]}")
     return args
 
 
-# ---------------------------------------------------------------- data
+def load(args):
+    """{"train", "held-out"} or {"file"}, and {"test"}: rate K vectors [n][K] in dB; or {"indices": [v][stages]}.
 
-
-def read_vectors(filename, K, nb_samples=None):
-    """Rate K vectors [n][K] in dB."""
-    x = codec2_model.read_rate_K(filename, K, nb_samples)
-    codec2_model.check_rate_K(filename, x)
-    return np.array(x)
-
-
-def prepare(args):
-    """All that can be wrong with the files, before Keras is imported, which takes seconds: data and test data."""
-    nnout, book = None if args.nnin else args.nnout, args.vqout and f"{args.vqout}_1.f32"
-    codec2_model.check_outputs(args, nnout, book, args.testout, args.indexout)
+    With --nnin, args get the options of that network.
+    """
     if args.nnin:
-        options = codec2_model.read_options(args.nnin, [NAME], KEPT)
-        if options["eband_K"] != args.eband_K:
-            why = f"a network for --eband_K {options['eband_K']}, not {args.eband_K}"
-            raise codec2_model.FormatError(f"{args.nnin}: {why}")
-        vars(args).update({name: options[name] for name in KEPT})
-    x = read_vectors(args.features, args.eband_K, args.nb_samples)
-    nb_train = (len(x) - len(x) // 10) // args.dec
-    if not args.nnin and len(x) < MIN_FRAMES:
-        raise codec2_model.FormatError(f"{args.features}: {len(x)} frames, expected at least {MIN_FRAMES}")
-    if not args.nnin and nb_train < args.num_embedding:
-        why = f"{nb_train} training vectors, expected at least --num_embedding {args.num_embedding}"
-        raise codec2_model.FormatError(f"{args.features}: {why}")
-    return x, read_vectors(args.test, args.eband_K) if args.test else None
+        options = plumbing.read_options(args.nnin, OPTIONS)
+        if args.eband_K not in (None, options["eband_K"]):
+            raise FormatError(f"{args.nnin}: a network for --eband_K {options['eband_K']}, not {args.eband_K}")
+        vars(args).update({name: options[name] for name in OPTIONS})
+    books = [f"{args.vqout}_{stage + 1}.f32" for stage in range(args.vq_stages)] if args.vqout else []
+    outputs = [None if args.nnin else args.nnout, args.indexout, args.testout, *books]
+    inputs = [args.features, args.test, args.nnin, args.indexin]
+    plumbing.check_outputs(outputs, inputs, None if args.noplots else args.plot_dir)
+    if args.indexin:
+        return {"indices": codec2_model.read_indices(args.indexin, args.num_embedding, args.vq_stages, args.dec)}
+    args.eband_K = args.eband_K or len(codec2_model.BAND_HZ)
+    x = codec2_model.read_rate_K(args.features, args.eband_K, max_nb_samples=args.nb_samples)
+    nb_train = len(x) - len(x) // 10  # the rest is cut off before chunks overlap
+    data = {"file": x} if args.nnin else {"train": x[:nb_train], "held-out": x[nb_train:]}
+    if args.test:
+        data["test"] = codec2_model.read_rate_K(args.test, args.eband_K)
+    needed = max(MIN_FRAMES, args.dec * args.num_embedding)
+    for part, frames in data.items():
+        least, found = needed if part == "train" else 1, np.count_nonzero(is_counted(frames, args))
+        if found < least:
+            why = f"{found} {part} frames with a mean level above {args.lower:g} dB, expected {least} or more"
+            raise FormatError(f"{args.test if part == 'test' else args.features}: {why}")
+    return data
 
 
-if __name__ == "__main__":
-    codec2_model.plain_errors()
+def is_counted(x, args):
+    """True [n] for the frames x [n][K] whose mean level is above --lower."""
+    return x.mean(axis=1) > args.lower
+
+
+if __name__ == "__main__":  # report bad options and files before Keras loads
+    plumbing.plain_errors()
     ARGS = parse_args()
-    DATA, TEST = prepare(ARGS)
+    DATA = load(ARGS)
 
-import keras
+with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    import keras
 from keras import layers, ops
 from scipy.cluster.vq import kmeans2, vq
 
 # ---------------------------------------------------------------- quantiser
 
 
-def spread(x, M, rng, candidates=8):
-    """Start of a codebook [M][dim], and what it leaves over of the vectors x [n][dim] when every one takes the nearest.
-
-    The codewords are vectors far from those already taken: of some that are drawn with probabilities that rise with the
-    squared distance, the one that lowers the total distance most (greedy k-means++).
-    """
-    residual = x - x[rng.integers(len(x))]
-    codebook = [x[0] - residual[0]]
-    distance, power = np.sum(residual**2, axis=1, dtype=np.float64), np.sum(x**2, axis=1)
-    while len(codebook) < M:
-        p = distance + np.finfo(np.float64).tiny  # all distances are 0 when there are fewer different vectors than M
-        drawn = x[rng.choice(len(x), candidates, p=p / p.sum())]
-        to_drawn = np.sum(drawn**2, axis=1)[:, None] - 2 * drawn @ x.T + power
-        codebook.append(drawn[np.argmin(np.minimum(to_drawn, distance).sum(axis=1))])
-        new = x - codebook[-1]
-        new_distance = np.sum(new**2, axis=1)
-        closer = new_distance < distance
-        residual[closer], distance[closer] = new[closer], new_distance[closer]
-    return np.stack(codebook), residual
-
-
 @keras.saving.register_keras_serializable("codec2")
 class VectorQuantizer(layers.Layer):
-    """Vectors [..., dim] become the sum of one codeword of each stage; a stage quantises what those before leave over.
+    """Vectors x [..., dim] become x_q, the sum of one codeword per stage; each stage quantises the residual so far.
 
-    Gradients pass as if the layer were not there (straight-through estimator), which leaves none for the codebooks.  So
-    it has two loss terms of its own: codebook_loss pulls the codewords to the vector, commitment_loss the vector to the
-    codewords.  With `decay` (say 0.99) the codebooks follow moving averages instead of codebook_loss, and a codeword
-    that is not used starts again elsewhere.  An m-best search keeps so many candidates from stage to stage.
+    The gradient of x_q goes to x unchanged (straight-through estimator).  The commitment loss beta·mean((x − x_q)²)
+    pulls x to its codewords.  The codebooks get no gradient: EMA updates move every codeword towards the mean of the
+    vectors assigned to it, and one that is hardly used restarts at a vector of the batch.
 
-    Vector [0.9, 0], codewords [0, 0] and [1, 0], beta 0.25: output [1, 0], losses 0.005 and 0.00125.
+    Codewords [0, 0] and [1, 0], x = [0.9, 0], beta 0.25: x_q = [1, 0], commitment loss 0.25 · 0.1² / 2 = 0.00125.
     """
 
-    def __init__(self, num_embedding, embedding_dim, stages=1, m_best=1, beta=0.25, decay=None, **kwargs):
+    def __init__(self, num_embedding, embedding_dim, stages, m_best=4, beta=0.25, decay=0.99, **kwargs):
         super().__init__(**kwargs)
         self.M, self.dim, self.stages, self.m_best = num_embedding, embedding_dim, stages, m_best
         self.beta, self.decay = beta, decay
-        self.codebooks = self.add_weight((stages, self.M, self.dim), trainable=decay is None, name="codebooks")
-        if decay is not None:
-            self.counts = self.add_weight((stages, self.M), "ones", trainable=False, name="counts")
-            self.random = keras.random.SeedGenerator(1)
+        self.codebooks = self.add_weight((stages, self.M, self.dim), trainable=False, name="codebooks")
+        self.counts = self.add_weight((stages, self.M), "ones", trainable=False, name="counts")
+        self.random = keras.random.SeedGenerator(1)
 
     def get_config(self):
         names = {"num_embedding": self.M, "embedding_dim": self.dim, "stages": self.stages, "m_best": self.m_best}
         return {**super().get_config(), **names, "beta": self.beta, "decay": self.decay}
 
-    def start(self, x, rng):
-        """Start the codebooks from vectors x [n][dim], each stage from what the ones before leave over."""
-        codebooks = []
-        for _ in range(self.stages):
-            codebook, x = spread(x, self.M, rng)
-            codebooks.append(codebook)
-        self.codebooks.assign(np.stack(codebooks))
+    def search(self, x, m_best, candidates=1):
+        """Indices [n][candidates][stages] of the sums of codewords nearest to x [n][dim], the best first.
 
-    def search(self, x):
-        """Indices [..., stages] of the codewords whose sum is nearest to x [..., dim], or near it (m-best search)."""
-        residual = ops.reshape(x, (-1, 1, self.dim))  # [n][candidates][dim]
-        indices = ops.zeros((ops.shape(residual)[0], 1, 0), "int32")  # [n][candidates][stages so far]
+        Carries the m_best best partial sums to the next stage, so it may miss the nearest sum.
+        """
+        residual = x[:, None]  # [n][partial sums][dim]
+        indices = ops.zeros((ops.shape(x)[0], 1, 0), "int32")  # [n][partial sums][stages so far]
         for stage in range(self.stages):
             codebook = self.codebooks[stage]
-            distance = ops.sum(ops.square(codebook), axis=1) - 2 * ops.matmul(residual, ops.transpose(codebook))
-            distance = distance + ops.sum(ops.square(residual), axis=2, keepdims=True)  # [n][candidates][M]
+            product = ops.matmul(ops.reshape(residual, (-1, self.dim)), ops.transpose(codebook))
+            distance = ops.reshape(product, (-1, indices.shape[1], self.M)) * -2 + ops.sum(codebook**2, axis=1)
+            distance = distance + ops.sum(residual**2, axis=2, keepdims=True)
             distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
-            if stage + 1 < self.stages:
-                best = ops.top_k(-distance, min(self.m_best, distance.shape[1]))[1]
-            else:
-                best = ops.argmin(distance, axis=1, keepdims=True)
-            best = ops.cast(best, "int32")
-            index, parent = best % self.M, (best // self.M)[:, :, None]
+            kept = min(candidates if stage + 1 == self.stages else m_best, distance.shape[1])
+            best = ops.top_k(-distance, kept)[1] if kept > 1 else ops.argmin(distance, axis=1, keepdims=True)
+            index, parent = ops.cast(best, "int32") % self.M, (ops.cast(best, "int32") // self.M)[:, :, None]
             residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(codebook, index, axis=0)
             indices = ops.concatenate([ops.take_along_axis(indices, parent, axis=1), index[:, :, None]], axis=2)
-        return ops.reshape(indices, (*ops.shape(x)[:-1], self.stages))
+        return indices
 
     def decode(self, indices):
         """Vectors [..., dim] that these indices [..., stages] stand for."""
         return sum(ops.take(self.codebooks[stage], indices[..., stage], axis=0) for stage in range(self.stages))
 
     def call(self, x, training=False):
-        indices = self.search(x)
-        quantized = self.decode(indices)
-        commitment_loss = self.beta * ops.mean(ops.square(x - ops.stop_gradient(quantized)))
-        self.add_loss(commitment_loss)
-        if self.decay is None:
-            codebook_loss = ops.mean(ops.square(ops.stop_gradient(x) - quantized))
-            self.add_loss(codebook_loss)
-        elif training:
-            self.follow(ops.reshape(x - quantized, (-1, self.dim)), ops.reshape(indices, (-1, self.stages)))
-        return ops.stop_gradient(quantized) + (x - ops.stop_gradient(x))  # adds 0, so that the value stays exact
+        flat = ops.reshape(x, (-1, self.dim))
+        indices = self.search(flat, self.m_best)[:, 0]
+        x_q = ops.stop_gradient(self.decode(indices))
+        self.add_loss(self.beta * ops.mean((flat - x_q) ** 2))
+        if training:
+            self.update_codebooks(ops.stop_gradient(flat) - x_q, indices)
+        # straight-through: the value is exactly x_q, the gradient that of the identity
+        return ops.reshape(x_q + (flat - ops.stop_gradient(flat)), ops.shape(x))
 
-    def follow(self, error, indices):
-        """Move the codewords to moving averages of what they ought to have been; error [n][dim] is what was left."""
+    def update_codebooks(self, error, indices):
+        """EMA update of the codewords towards the mean of the assigned vectors; error [n][dim] is x − x_q."""
         codebooks, counts = [], []
         for stage in range(self.stages):
             index = indices[:, stage]
-            wanted = error + ops.take(self.codebooks[stage], index, axis=0)
-            now = ops.segment_sum(ops.ones_like(error[:, 0]), index, self.M)
-            count = self.decay * self.counts[stage] + (1 - self.decay) * now
+            assigned = error + ops.take(self.codebooks[stage], index, axis=0)
+            used = ops.segment_sum(ops.ones_like(error[:, 0]), index, self.M)
+            count = self.decay * self.counts[stage] + (1 - self.decay) * used
             step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
-            codebook = self.codebooks[stage] + step
-            error = error - ops.take(step, index, axis=0)  # the next stage has less left to do
+            error = error - ops.take(step, index, axis=0)  # what the next stage still has to correct
             unused = count < 0.2 * ops.mean(count)
             drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
-            codebooks.append(ops.where(unused[:, None], ops.take(wanted, drawn, axis=0), codebook))
+            restarted = ops.take(assigned, drawn, axis=0)
+            codebooks.append(ops.where(unused[:, None], restarted, self.codebooks[stage] + step))
             counts.append(ops.where(unused, ops.mean(count), count))
         self.codebooks.assign(ops.stack(codebooks))
         self.counts.assign(ops.stack(counts))
@@ -239,258 +236,322 @@ class VectorQuantizer(layers.Layer):
 
 
 def build_network(mean, args):
-    """Network from frames [n][frames][K] to what the VQ-VAE and the classical quantiser make of each.
+    """Network from frames [n][frames][K] to decoded frames; its layers are encoder, quantizer and decoder.
 
-    Its layers are encoder, quantizer, decoder and classical; `mean` [K] is that of the training frames.
+    `mean` [K] is that of the training frames.
     """
-    K, D, dec = args.eband_K, args.embedding_dim, args.dec
-    scale = {"mean": mean, "variance": np.full(K, SCALE_DB**2)}
-    vq = {"num_embedding": args.num_embedding, "stages": args.vq_stages, "m_best": args.mbest, "decay": DECAY}
-    inputs = keras.Input((None, K))
+    scale = {"mean": mean, "variance": np.full(args.eband_K, SCALE_DB**2)}
+    vq = {"num_embedding": args.num_embedding, "embedding_dim": args.embedding_dim, "stages": args.vq_stages}
+    inputs = keras.Input((None, args.eband_K))
     encoder = [
         layers.Normalization(**scale),
         layers.Conv1D(HIDDEN, KERNEL, padding="same", activation="gelu"),
-        layers.Conv1D(D, KERNEL, strides=dec, padding="same"),
+        layers.Conv1D(args.embedding_dim, 2 * args.dec + 3, strides=args.dec, padding="same"),
     ]
     decoder = [
-        layers.Conv1DTranspose(HIDDEN, KERNEL, strides=dec, padding="same", activation="gelu"),
-        layers.Conv1D(K, KERNEL, padding="same"),
+        layers.Conv1DTranspose(HIDDEN, 2 * args.dec + 3, strides=args.dec, padding="same", activation="gelu"),
+        layers.Conv1D(args.eband_K, KERNEL, padding="same"),
         layers.Normalization(**scale, invert=True),
     ]
-    z_e = keras.Sequential(encoder, name="encoder")(inputs)  # [n][frames / dec][D]
-    z_q = VectorQuantizer(embedding_dim=D, beta=BETA, **vq, name="quantizer")(z_e)
-    x_hat = keras.Sequential(decoder, name="decoder")(z_q)
-    return keras.Model(inputs, [x_hat, VectorQuantizer(embedding_dim=K, **vq, name="classical")(inputs)])
+    z_e = keras.Sequential(encoder, name="encoder")(inputs)  # [n][frames / dec][embedding_dim]
+    z_q = VectorQuantizer(**vq, m_best=TRAIN_MBEST, beta=BETA, decay=DECAY, name="quantizer")(z_e)
+    return keras.Model(inputs, keras.Sequential(decoder, name="decoder")(z_q))
 
 
-class RandomFilter(layers.Layer):
-    """Chunks [n][frames][K] in dB as another microphone, room or radio would have them; unchanged when not training.
+def random_filter(chunks, rng):
+    """Chunks [n][frames][K] in dB as other microphones, rooms or radios would have recorded them.
 
     A gain and three cosines over frequency with random weights; in some chunks a low pass, in some a high pass.
     """
-
-    def __init__(self, K, seed):
-        super().__init__()
-        hz = {14: BAND_HZ, 20: c2sim.RATE_K_HZ}.get(K, np.linspace(0, 4000, K))  # of another K they are only a guess
-        self.hz, self.random = np.array(hz, np.float32), keras.random.SeedGenerator(seed)
-
-    def call(self, chunks, training=False):
-        if not training:
-            return chunks
-        n = ops.shape(chunks)[0]
-
-        def uniform(low, high):
-            return keras.random.uniform((n, 1, 1), low, high, seed=self.random)
-
-        def slope():
-            return ops.maximum(uniform(CUTOFF_SLOPE * (1 - 1 / CUTOFFS), CUTOFF_SLOPE), 0)
-
-        cosines = np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, len(self.hz)))).astype(np.float32)
-        weights = keras.random.normal((n, 1, 3), 0, FILTER_DB * np.sqrt(2 / 3), seed=self.random)
-        response = ops.matmul(weights, cosines) + uniform(-GAIN_DB, GAIN_DB)
-        above = ops.maximum(self.hz - uniform(2400, 4000), 0) * slope()
-        below = ops.maximum(uniform(0, 500) - self.hz, 0) * slope()
-        return ops.maximum(chunks + response - ops.minimum(above, CUTOFF_DB) - ops.minimum(below, CUTOFF_DB), FLOOR_DB)
+    n, _, K = chunks.shape
+    hz = {14: codec2_model.BAND_HZ, 20: codec2_model.NEWAMP1_HZ}.get(K, np.linspace(0, 4000, K))
+    weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
+    response = weights @ np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, K)))
+    response += rng.uniform(-GAIN_DB, GAIN_DB, (n, 1))
+    low, high = rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < CUTOFF_SHARE)  # dB/Hz
+    response -= np.minimum(low * np.maximum(hz - rng.uniform(2400, 4000, (n, 1)), 0), CUTOFF_DB)
+    response -= np.minimum(high * np.maximum(rng.uniform(0, 500, (n, 1)) - hz, 0), CUTOFF_DB)
+    return np.maximum(chunks + np.float32(response)[:, None], FLOOR_DB)
 
 
 # ---------------------------------------------------------------- training
 
 
-def some_blocks(x):
-    """At most LOOK_FRAMES of the frames x [n][K], in blocks from all over them."""
-    starts = np.linspace(0, max(len(x) - LOOK_BLOCK, 0), LOOK_FRAMES // LOOK_BLOCK).astype(int)
-    return x if len(x) <= LOOK_FRAMES else np.concatenate([x[start : start + LOOK_BLOCK] for start in starts])
-
-
-class Watch(keras.callbacks.Callback):
-    """A line an epoch, and a closer look after some.  The first Ctrl-C ends training after the step that is running."""
-
-    def __init__(self, network, parts, film, args):
-        super().__init__()
-        self.network, self.film, self.args = network, film, args
-        self.train_part, self.held_part = (some_blocks(parts[name]) for name in ("train", "held-out"))
-        self.looks = {name: [] for name in ("epoch", "reconstruction", "held-out", "codebook", "commitment", "usage")}
-
-    def on_train_begin(self, logs=None):
-        codec2_model.ctrl_c(lambda: setattr(self.model, "stop_training", True))
-
-    def on_epoch_end(self, epoch, logs):
-        line = f"epoch {epoch + 1}/{self.args.epochs}: loss {logs['loss']:.4f}"
-        last = self.model.stop_training or epoch + 1 == self.args.epochs
-        if last or epoch % -(-self.args.epochs // LOOKS) == 0:
-            self.look(epoch + 1)
-            line += f", SD train {self.looks['reconstruction'][-1]:.2f}, held-out {self.looks['held-out'][-1]:.2f} dB²"
-        print(line)
-
-    def look(self, epoch):
-        """Note the terms of the loss in dB² and the usage of codewords [stages][M]; take a picture."""
-        quantizer = self.network.get_layer("quantizer")
-        z_e, indices, x_hat = code(self.network, self.train_part, self.args.dec)
-        held_hat = code(self.network, self.held_part, self.args.dec)[-1]
-        error = np.mean((z_e - ops.convert_to_numpy(quantizer.decode(indices))) ** 2) * SCALE_DB**2
-        sd, held_sd = np.mean((self.train_part - x_hat) ** 2), np.mean((self.held_part - held_hat) ** 2)
-        now = (epoch, sd, held_sd, error, BETA * error, usage(indices, self.args.num_embedding))
-        for values, value in zip(self.looks.values(), now, strict=True):
-            values.append(value)
-        if self.film:
-            codebooks = ops.convert_to_numpy(quantizer.codebooks)
-            self.film.shoot(self.looks, z_e, indices, codebooks, self.args.epochs)
-
-
-def train(network, chunks, watch, args, rng):
-    """Fit encoder, codebooks and decoder to chunks [n][CHUNK][K], filtered at random."""
+def train(network, x, held, args, rng):
+    """Fit encoder, codebooks and decoder to frames x [n][K]; returns what the film shows, a dictionary per round."""
     encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
-    inputs = keras.Input(chunks.shape[1:])
-    filtered = RandomFilter(args.eband_K, args.seed)(inputs)
-    z_e = encoder(filtered)
+    counted = is_counted(x, args)
+    first_frames = np.flatnonzero(np.convolve(counted, np.ones(CHUNK), "valid") >= CHUNK // 2)  # of chunks with speech
+    epoch_steps = -(-len(x) // (BATCH * CHUNK))
+    epochs = args.epochs or -(-STEPS // epoch_steps)
+    print(f"epochs: {epochs}")
+    print(f"steps: {epochs * epoch_steps}")
 
-    def fit(z, rate, epochs, callbacks):
-        model = keras.Model(inputs, decoder(z) - filtered + inputs)  # to compare with the inputs
-        model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=16)
-        model.fit(chunks, chunks, batch_size=BATCH, epochs=epochs, callbacks=callbacks, verbose=0)
+    def random_chunks(n):
+        """Filtered chunks [n][CHUNK][K] from anywhere in x, and the weights [n][CHUNK] of their frames in the loss."""
+        frames = rng.choice(first_frames, n)[:, None] + np.arange(CHUNK)
+        return random_filter(x[frames], rng), np.float32(counted[frames])
 
-    fit(z_e, LEARNING_RATE, 1, [])  # without the quantiser, so that codebooks start from vectors that mean something
-    some = chunks[rng.permutation(len(chunks))[: START * args.dec // CHUNK]]
-    quantizer.start(ops.convert_to_numpy(encoder(some)).reshape(-1, args.embedding_dim), rng)
-    steps = -(-len(chunks) // BATCH) * args.epochs
-    fit(quantizer(z_e), keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps), args.epochs, [watch])
+    def fit(model, steps):
+        """Mean loss of so many training steps."""
+        chunks, weights = random_chunks(steps * BATCH)
+        history = model.fit(chunks, chunks, BATCH, sample_weight=weights, shuffle=False, verbose=0)
+        return history.history["loss"][0]
+
+    options = {"loss": "mse", "loss_weights": 1 / SCALE_DB**2, "steps_per_execution": 10}
+    # without the quantiser first, so that the codebooks start from vectors that mean something
+    model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), **options)
+    fit(model, min(FIRST_STEPS, epochs * epoch_steps))
+    some = random_chunks(-(-KMEANS * args.dec // CHUNK))[0]
+    z_e = encoder.predict(some, verbose=0).reshape(-1, args.embedding_dim)
+    quantizer.codebooks.assign(kmeans_codebooks(z_e, 3, args, rng))
+
+    model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
+    model.compile(keras.optimizers.Adam(rate), **options)
+    rounds = np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))
+    progress, history = plumbing.Progress(epochs), []
+    with plumbing.CtrlC(model) as ctrl_c:
+        for before, epoch in itertools.pairwise(rounds):
+            loss = fit(model, (epoch - before) * epoch_steps)
+            z_e, indices, sd = look(network, x, args)
+            held_sd = look(network, held, args)[2]
+            codebooks = ops.convert_to_numpy(quantizer.codebooks)
+            seen = {"epoch": epoch, "z_e": z_e, "indices": indices, "codebooks": codebooks}
+            history.append({**seen, "training part": sd, "held-out part": held_sd})
+            progress.show(epoch, f"loss {loss:.4f}, SD train {sd:.2f}, held-out {held_sd:.2f} dB²")
+            if ctrl_c.pressed:
+                break
+    return history
 
 
-def train_classical(quantizer, chunks, args, rng):
-    """Train codebooks for single frames, by k-means stage after stage, on chunks [n][CHUNK][K] filtered at random."""
-    some = chunks[rng.permutation(len(chunks))[: KMEANS // CHUNK]]
-    filtered = RandomFilter(args.eband_K, args.seed)(some, training=True)
-    residual = ops.convert_to_numpy(filtered).reshape(-1, args.eband_K)
+def look(network, x, args):
+    """z_e, indices and SD in dB² of blocks from all over x [n][K], coded without analysis by synthesis."""
+    some = some_blocks(x, SAMPLE)
+    z_e, indices, x_hat = code(network, some, 0, args)
+    return z_e, indices, np.mean((some - x_hat)[is_counted(some, args)] ** 2)
+
+
+def some_blocks(x, n):
+    """At most n blocks of 256 frames from all over the frames x [frames][K]."""
+    starts = np.linspace(0, max(len(x) - 256, 0), n).astype(int)
+    return x if len(x) <= 256 * n else np.concatenate([x[start : start + 256] for start in starts])
+
+
+def kmeans_codebooks(x, iterations, args, rng):
+    """Codebooks float32 [stages][M][dim] for vectors x [n][dim]: k-means, each stage of the residuals so far."""
     codebooks = []
     for _ in range(args.vq_stages):
-        start = spread(residual[:START], args.num_embedding, rng)[0]
-        codebooks.append(kmeans2(residual, start, iter=20, minit="matrix")[0])
-        residual = residual - codebooks[-1][vq(residual, codebooks[-1])[0]]
-    quantizer.codebooks.assign(np.stack(codebooks))
+        start = x[rng.choice(len(x), args.num_embedding, replace=False)]
+        with warnings.catch_warnings(action="ignore"):  # about codewords without vectors, which stay where they are
+            codebooks.append(kmeans2(x, start, iterations, minit="matrix")[0])
+        x = x - codebooks[-1][vq(x, codebooks[-1])[0]]
+    return np.float32(codebooks)
 
 
-# ---------------------------------------------------------------- evaluation
+# ---------------------------------------------------------------- sender and receiver
 
 
-def encode(network, x, dec):
-    """Vectors z_e [v][D] and indices [v][stages] that the sender makes of frames x [n][K]; v = n / dec, rounded up.
+def search(quantizer, x, m_best, candidates):
+    """Indices [n][candidates][stages] for vectors x [n][dim], in blocks to bound the memory for distances."""
+    block = max(1, 2**24 // (m_best * quantizer.M))
+    parts = [quantizer.search(x[start : start + block], m_best, candidates) for start in range(0, len(x), block)]
+    return np.concatenate([ops.convert_to_numpy(part) for part in parts])
 
-    Blocks overlap by more than a vector depends on, so that there are no seams.  The last frame is repeated if needed.
+
+def choose(x, counted, z, decode, reach, sweeps, dec):
+    """Analysis by synthesis: the number [v] of the candidate that each vector takes of its candidates z [v][C][dim].
+
+    decode(vectors [v][dim]) gives frames [v · dec][K], to be near x [n][K] where counted [n].  A vector changes the
+    frames from reach[0] to reach[1], counted from its own first frame.  Vectors that change different frames are tried
+    at once; each takes the candidate with the least squared error of the frames that it changes, all others held.
+    """
+    apart = -(-(reach[1] - reach[0] + 1) // dec)  # vectors
+    numbers, chosen = np.arange(len(z)), np.zeros(len(z), int)
+    for first in [*range(min(apart, len(z)))] * sweeps:
+        tried = numbers[first::apart]
+        start = tried * dec + reach[0]
+        start, end = np.clip([start, start + apart * dec], 0, len(x))
+        errors = []
+        for candidate in range(z.shape[1]):
+            chosen[tried] = candidate
+            error = np.mean((x - decode(z[numbers, chosen])[: len(x)]) ** 2, axis=1) * counted
+            sums = np.concatenate([[0], np.cumsum(error, dtype=np.float64)])
+            errors.append(sums[end] - sums[start])
+        chosen[tried] = np.argmin(errors, axis=0)
+    return chosen
+
+
+def decode(network, z):
+    """Frames [v · dec][K] that the decoder makes of vectors z [v][dim]."""
+    return ops.convert_to_numpy(network.get_layer("decoder")(z[None])[0])
+
+
+def code(network, x, sweeps, args):
+    """Encoder output z_e [v][dim], indices int32 [v][stages] and decoded frames [n][K] of frames x [n][K].
+
+    v = n / dec, rounded up by repeating the last frame.
     """
     encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
-    x = np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge")
-    z_e, indices = [], []
-    for start in range(0, len(x), BLOCK):
-        first = max(start - REACH, 0)
-        z = encoder(x[None, first : start + BLOCK + REACH])[0, (start - first) // dec :][: BLOCK // dec]
-        z_e.append(ops.convert_to_numpy(z))
-        indices.append(ops.convert_to_numpy(quantizer.search(z)))
-    return np.concatenate(z_e), np.concatenate(indices)
+    padded = np.maximum(np.pad(x, ((0, -len(x) % args.dec), (0, 0)), "edge"), FLOOR_DB)
+    z_e = ops.convert_to_numpy(encoder(padded[None])[0])
+    indices, chosen = search(quantizer, z_e, args.mbest, args.mbest if sweeps else 1), 0
+    if sweeps:
+        z = ops.convert_to_numpy(quantizer.decode(indices))
+        _, reach = reaches(network, args)
+        chosen = choose(x, is_counted(x, args), z, lambda z: decode(network, z), reach, sweeps, args.dec)
+    indices = indices[np.arange(len(z_e)), chosen]
+    return z_e, indices, decode(network, ops.convert_to_numpy(quantizer.decode(indices)))[: len(x)]
 
 
-def decode(network, indices, dec):
-    """Frames x_hat [v · dec][K] that the receiver makes of indices [v][stages]."""
-    quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
-    x_hat = []
-    for start in range(0, len(indices), BLOCK // dec):
-        first = max(start - REACH // dec, 0)
-        z_q = quantizer.decode(indices[first : start + (BLOCK + REACH) // dec])
-        x_hat.append(ops.convert_to_numpy(decoder(z_q[None])[0, (start - first) * dec :][:BLOCK]))
-    return np.concatenate(x_hat)
+def reaches(network, args):
+    """First and last frame that a vector depends on, and that it changes when decoded, counted from its own first one.
+
+    Found with NaN, which goes wherever a value goes.
+    """
+    n, middle = 64 * args.dec, 32 * args.dec
+    frames = np.zeros((n, n, args.eband_K), np.float32)
+    frames[np.arange(n), np.arange(n)] = np.nan
+    vectors = np.zeros((1, 64, args.embedding_dim), np.float32)
+    vectors[0, 32] = np.nan
+    seen = np.isnan(ops.convert_to_numpy(network.get_layer("encoder")(frames))[:, 32, 0])
+    changed = np.isnan(decode(network, vectors[0])[:, 0])
+    return [np.flatnonzero(flags)[[0, -1]] - middle for flags in (seen, changed)]
 
 
-def code(network, x, dec):
-    """Sender and receiver: z_e [v][D], indices [v][stages] and x_hat [n][K] of frames x [n][K]."""
-    z_e, indices = encode(network, x, dec)
-    return z_e, indices, decode(network, indices, dec)[: len(x)]
+def code_classically(codebooks, x, sweeps, args):
+    """Frames [n][K]: every dec-th frame of x [n][K] quantised with codebooks [stages][M][K], linear interpolation."""
+    quantizer = VectorQuantizer(args.num_embedding, args.eband_K, args.vq_stages)
+    quantizer.codebooks.assign(codebooks)
+    n = np.arange(-(-len(x) // args.dec) * args.dec)
+    weight = (n % args.dec / np.float32(args.dec))[:, None]
+
+    def interpolate(z):
+        following = np.minimum(n // args.dec + 1, len(z) - 1)
+        return (1 - weight) * z[n // args.dec] + weight * z[following]
+
+    z = ops.convert_to_numpy(quantizer.decode(search(quantizer, x[:: args.dec], args.mbest, args.mbest)))
+    chosen = choose(x, is_counted(x, args), z, interpolate, (1 - args.dec, args.dec - 1), sweeps, args.dec)
+    return interpolate(z[np.arange(len(z)), chosen])[: len(x)]
 
 
-def code_classically(network, x, dec):
-    """Frames x_hat [n][K]: every dec-th of x [n][K] quantised, and straight lines between."""
-    quantizer = network.get_layer("classical")
-    x_hat = [quantizer.decode(quantizer.search(x[i : i + BLOCK : dec])) for i in range(0, len(x), BLOCK)]
-    sent = np.concatenate(x_hat)
-    last, part = np.divmod(np.arange(len(x)), dec)
-    following = sent[np.minimum(last + 1, len(sent) - 1)]
-    return sent[last] + (part / np.float32(dec))[:, None] * (following - sent[last])
+# ---------------------------------------------------------------- figures and pictures
 
 
-def usage(indices, M):
-    """How often each codeword is used [stages][M]."""
-    return np.stack([np.bincount(index, minlength=M) for index in indices.T])
-
-
-def evaluate(part, x, network, args):
-    """Print the figures of frames x [n][K]; returns SD of every frame in dB², {name: [n]}."""
-    _, indices, x_hat = code(network, x, args.dec)
-    sd = {"network": np.mean((x - x_hat) ** 2, axis=1)}
-    sd["classical VQ"] = np.mean((x - code_classically(network, x, args.dec)) ** 2, axis=1)
-    for name, values in sd.items():
-        print(f"{part} {name} SD: {values.mean():.2f} dB²")
-    for stage, counts in enumerate(usage(indices, args.num_embedding)):
-        print(f"{part} codewords of stage {stage + 1} in use: {100 * np.mean(counts > 0):.1f} %")
-    print(f"{part} frames: {len(x)}")
+def evaluate(part, x, decoded, args):
+    """Print SD and variance of frames x [n][K] against decoded {name: [n][K]}; returns SD {name: [counted]} in dB²."""
+    target, sd = np.where(is_counted(x, args)[:, None], x, np.nan), {}
+    for name, x_hat in decoded.items():
+        sd[name], variance = codec2_model.sd_and_variance(target, x_hat)
+        print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
+        print(f"{part} {name} variance: {variance.mean():.2f} dB²")
+    print(f"{part} frames counted: {len(variance)} of {len(x)}")
     return sd
+
+
+def show_film(history, args):
+    """Film of a training: for each stage what it quantises, as a density, with its codewords; SD by epoch."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, args.vq_stages + 1, figsize=(4.5 * (args.vq_stages + 1), 4.5), layout="constrained")
+    planes, residual = [], history[-1]["z_e"]  # the planes of the last epoch, for all pictures
+    for stage, codebook in enumerate(history[-1]["codebooks"]):
+        plane = np.linalg.eigh(np.atleast_2d(np.cov(residual.T)))[1][:, :-3:-1]  # the two principal axes
+        planes.append((plane, np.percentile(residual @ plane, [0.5, 99.5], axis=0).T))
+        residual = residual - codebook[history[-1]["indices"][:, stage]]
+    last = np.unique(np.geomspace(1, len(history), PICTURES).astype(int)) - 1  # round of each picture, log-spaced
+
+    def draw(picture):
+        seen = history[last[picture]]
+        residual = seen["z_e"]
+        for stage, (ax, (plane, limits), codebook) in enumerate(zip(axes, planes, seen["codebooks"], strict=False)):
+            ax.clear()
+            ax.hist2d(*(residual @ plane).T, 80, range=limits, cmap="inferno", norm="symlog")
+            ax.plot(*(codebook @ plane).T, "ow", markersize=2.5, markeredgecolor="black", markeredgewidth=0.3)
+            ax.set(xlim=limits[0], ylim=limits[1], xlabel="Principal axis 1", ylabel="Principal axis 2")
+            ax.set_title(f"{f'residual of stage {stage}' if stage else 'encoder output'} and codewords")
+            residual = residual - codebook[seen["indices"][:, stage]]
+        axes[-1].clear()
+        for name in ("training part", "held-out part"):
+            rounds = history[: last[picture] + 1]
+            axes[-1].plot([r["epoch"] for r in rounds], [r[name] for r in rounds], ".-", label=name)
+        values = [r[name] for r in history for name in ("training part", "held-out part")]
+        axes[-1].set(xlim=(0, history[-1]["epoch"]), ylim=(0, 1.05 * max(values)))
+        axes[-1].set(xlabel="Epoch", ylabel="SD (dB²)", title=f"epoch {seen['epoch']}")
+        axes[-1].legend()
+
+    plumbing.show_film(fig, draw, len(last), f"{NAME}_training", args.plot_dir)
 
 
 # ---------------------------------------------------------------- main
 
 
-def load(filename):
-    """Network that was written by this script; FormatError when it is broken."""
-    try:
-        return keras.models.load_model(filename, compile=False)
-    except Exception as error:  # Keras has many words for it
-        why = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
-        raise codec2_model.FormatError(f"{filename}: not a network that can be run: {why}") from None
+def load_trained(filename, args):
+    """The network in a file.  FormatError if its layers are not those that its options, in args, tell."""
+    network = plumbing.load_network(filename)
+    expected = [args.embedding_dim, args.vq_stages, args.num_embedding, args.embedding_dim, args.eband_K]
+    with contextlib.suppress(ValueError, AttributeError):
+        encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
+        if [encoder.output_shape[-1], *quantizer.codebooks.shape, *decoder.output_shape[2:]] == expected:
+            return network
+    raise FormatError(f"{filename}: its layers are not those that its options tell")
 
 
-def main(args, x, test):
+def main(args, data):
     keras.utils.set_random_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    nb_train = len(x) - len(x) // 10  # cut off before chunks overlap
-    film = None
+    rng, history = np.random.default_rng(args.seed), []
     if args.nnin:
-        parts, network = {"file": x}, load(args.nnin)
+        network = load_trained(args.nnin, args)
+        classical = plumbing.read_array(args.nnin, "classical", (args.vq_stages, args.num_embedding, args.eband_K))
     else:
-        parts = {"train": x[:nb_train], "held-out": x[nb_train:]}
-        network = build_network(parts["train"].mean(axis=0), args)
-        chunks = np.lib.stride_tricks.sliding_window_view(parts["train"], CHUNK, axis=0)[::HOP].transpose(0, 2, 1)
-        train_classical(network.get_layer("classical"), chunks, args, rng)
-        if not args.noplots:
-            film = vq_pager.Film(vq_pager.draw_training, f"{NAME}_training", args.plot_dir, (2, args.vq_stages + 1))
-        train(network, chunks, Watch(network, parts, film, args), args, rng)
-        codec2_model.save_network(network, {**vars(args), "script": NAME}, args.nnout)
-        codec2_model.ctrl_c(None)
-    for name in ("quantizer", "classical"):
-        network.get_layer(name).m_best = args.mbest
-    if test is not None:
-        parts["test"] = test
+        x = data["train"][is_counted(data["train"], args)]
+        network = build_network(x.mean(axis=0), args)
+        some = random_filter(x[rng.permutation(len(x))[:KMEANS], None], rng)[:, 0]
+        classical = kmeans_codebooks(some, 20, args, rng)
+        history = train(network, data["train"], data["held-out"], args, rng)
+        options = {name: value for name, value in vars(args).items() if not isinstance(value, str)}  # no file names
+        plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
+    quantizer = network.get_layer("quantizer")
+    if args.indexin:
+        indices, nb_frames = data["indices"]
+        x_hat = decode(network, ops.convert_to_numpy(quantizer.decode(indices)))[:nb_frames]
+        codec2_model.write_rate_K(x_hat, args.testout)
+        print(f"frames: {nb_frames}")
+        return
+
     bits = args.vq_stages * np.log2(args.num_embedding)
+    of_encoder, of_decoder = reaches(network, args)
     print(f"bits: {bits:g} per vector")
     print(f"bit rate: {bits / (args.dec * codec2_model.FRAME_S):g} bit/s")
-    for part, frames in parts.items():
-        sd = evaluate(part, frames, network, args)
+    print(f"algorithmic delay: {of_encoder[1] - of_decoder[0]} frames, and the search")
+    for part, x in data.items():
+        x, sweeps = (some_blocks(x, TRAIN_SAMPLE), 0) if part == "train" else (x, args.sweeps)  # saves minutes
+        print(f"{part} search: {args.mbest} candidates, {sweeps} sweeps")
+        _, indices, x_hat = code(network, x, sweeps, args)
+        decoded = {"network": x_hat, "classical VQ": code_classically(classical, x, sweeps, args)}
+        sd = evaluate(part, x, decoded, args)
+        for stage, index in enumerate(indices.T):
+            used = np.count_nonzero(np.bincount(index, minlength=args.num_embedding))
+            print(f"{part} codewords of stage {stage + 1} in use: {100 * used / args.num_embedding:.1f} %")
 
-    sent = x if test is None else test
-    if args.testout or args.indexout or not args.noplots:
-        _, indices, x_hat = code(network, sent, args.dec)
     if args.vqout:
-        for stage, codebook in enumerate(ops.convert_to_numpy(network.get_layer("quantizer").codebooks)):
+        for stage, codebook in enumerate(ops.convert_to_numpy(quantizer.codebooks)):
             codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
     if args.testout:
         codec2_model.write_rate_K(x_hat, args.testout)
     if args.indexout:
-        with codec2_model.replacing(args.indexout) as new, open(new, "wb") as file:
-            np.save(file, indices)
-    if film:
-        film.show()
+        codec2_model.write_indices(indices, len(x), args.indexout)
     if not args.noplots:
-        vq_pager.show({f"{NAME}_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
-        first = nb_train if "held-out" in parts and test is None else 0
-        vq_pager.page_vectors({"original": sent, "decoded": x_hat}, first, f"{NAME}_frames", args.plot_dir, nb_png=2)
+        if history:
+            show_film(history, args)
+        counted = is_counted(x, args)
+        frames, titles = vq_pager.typical_frames(sd["network"], x[counted].mean(axis=1))
+        plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd, np.flatnonzero(counted))}, args.plot_dir)
+        files = {"original": x[counted], "decoded": x_hat[counted]}
+        vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
     print(f"{sd['network'].mean():.2f}")
 
 
 if __name__ == "__main__":
-    main(ARGS, DATA, TEST)
+    main(ARGS, DATA)

@@ -1,79 +1,74 @@
 #!/usr/bin/env python3
-"""Train and test every script on speech that anyone has, and write the tables and pictures of the README.
+"""Measure the trained networks on public speech, and write the tables of the README and doc/spectrogram.png.
 
 Usage:
-    make results                          # 40 minutes on two cores; speech from Debian's codec2-examples
+    make results                     # minutes: the networks of networks/ on recordings of Debian's codec2-examples
+    doc/results.py --speech FILE     # the same tables for any speech; they are printed, and no file is written
 
-Everything goes to demo/results, but for the pictures in doc/ and the lines of README.md between the two marks.
+Phases are modelled, and speech is post filtered, as a receiver would have to.  Pitch and voicing are those of the
+original, but for Codec 2; the bit rates are those of the amplitudes.  Frames count whose mean level is above 10 dB,
+that of the vector for vectors, that of the band energies for harmonics, which count up to 3600 Hz.
+
+Units: speech int16 at 8 kHz, vectors in dB, errors in dB².
 """
 
+import argparse
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-
-import matplotlib.pyplot as plt
-import numpy as np
-from scipy.signal import fftconvolve
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import c2sim
 import codec2_model
+import plumbing
 
-EXAMPLES = Path("/usr/share/codec2")
+import demo
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.signal import fftconvolve
+
+README = ROOT / "README.md"
+PICTURES = ROOT / "doc"
+EXAMPLES = Path("/usr/share/codec2")  # Debian's codec2-examples
 TRAIN = ("wav/ve9qrp.wav", "wav/vk2tpm_004.wav", "wav/david4.wav", "raw/cross.raw", "raw/g3plx.raw")
-TEST = ("raw/hts1a", "raw/hts2a", "raw/big_dog", "raw/mmt1", "raw/kristoff", "raw/cq_ref", "raw/morig", "raw/forig")
-SEEDS = (1, 2, 3)
-WORK = ROOT / "demo" / "results"
-MARKS = "<!-- made by make results -->\n", "<!-- end -->\n"
-VQ = "vq_vae_ratek_conv1d.py train.f32 --test test.f32 --epochs 150"  # three minutes of speech need more epochs
-BANDS, ALL = (
-    "train.f32 train.model --test test.f32 test.model",
-    "train_K.f32 train_K.model --test test_K.f32 test_K.model",
+TEST = ("hts1a", "hts2a", "big_dog", "mmt1", "kristoff", "cq_ref", "morig", "forig")
+SOUNDS = Path("/usr/share/asterisk/sounds")  # Debian's asterisk-core-sounds-{en,es,fr,it}-wav
+VOICE_S = 300  # seconds of each of these four voices; their 100 minutes would leave the other speakers no weight
+SAME = 0.7  # correlation above which a recording is taken to be inside another
+FS = codec2_model.FS_HZ
+VERSIONS = (  # (file name as in demo.py, quantiser, decoder)
+    ("harmonics", "none, all harmonics", "none"),
+    ("K20", "none, K = 20", "conventional"),
+    ("K20_newamp1", "none, K = 20", "`newamp1.keras`"),
+    ("K20_1100", "`vq_K20_1100.keras`", "conventional"),
+    ("K20_1100_newamp1", "`vq_K20_1100.keras`", "`newamp1.keras`"),
+    ("K20_550", "`vq_K20_550.keras`", "conventional"),
+    ("K20_550_newamp1", "`vq_K20_550.keras`", "`newamp1.keras`"),
+    ("K14", "none, K = 14", "`bands_Wo.keras`"),
+    ("K14_1100", "`vq_K14_1100.keras`", "`bands_Wo.keras`"),
+    ("codec2_3200", "`c2enc 3200`", "`c2dec 3200`"),
+    ("codec2_1300", "`c2enc 1300`", "`c2dec 1300`"),
+    ("codec2_700C", "`c2enc 700C`", "`c2dec 700C`"),
 )
-RUNS = {  # what the table calls it: command, figure, baseline, the same two on the larger data that we have
-    "eband_train": (f"eband_train.py {BANDS}", "SD", "interpolation", "15.27 ± 0.06, 20.20"),
-    "eband_train --Wo": (f"eband_train.py {BANDS} --Wo", "SD", "interpolation", "10.44 ± 0.02, 20.20"),
-    "ebanddec_train --dec 3": (
-        f"ebanddec_train.py {BANDS} --dec 3",
-        "variance",
-        "interpolation",
-        "13.61 ± 0.05, 18.99",
-    ),
-    "newamp1_train": (f"newamp1_train.py {ALL}", "SD", "conventional", "12.00 ± 0.03, 17.28"),
-    "vq_vae_ratek": ("vq_vae_ratek.py train.f32 --test test.f32", "SD", "k-means", "29.28 ± 0.43, 29.28"),
-    "vq_vae_ratek_conv1d": (VQ, "SD", "classical VQ", "4.51 ± 0.05, 7.65"),
-    "vq_vae_ratek_conv1d --vq_stages 1": (f"{VQ} --vq_stages 1", "SD", "classical VQ", "12.92, 17.79 (seed 1)"),
-    "vq_vae_ratek_conv1d --eband_K 20": (
-        f"{VQ.replace('.f32', '_K.f32')} --eband_K 20",
-        "SD",
-        "classical VQ",
-        "9.60, 14.96 (seed 1)",
-    ),
-}
-RATES = {  # bit/s: options
-    350: "--vq_stages 1 --num_embedding 128 --seed 1 --noplots --nnout 350.keras",
-    550: "--vq_stages 1 --seed 1 --noplots --nnout vq_vae_ratek_conv1d_--vq_stages_1_1.keras",
-    700: "--num_embedding 128 --seed 1 --noplots --nnout 700.keras",
-    900: "--num_embedding 512 --seed 1 --noplots --nnout 900.keras",
-    1100: "--seed 1 --plot_dir plots --nnout vq_vae_ratek_conv1d_1.keras",
-    1400: "--dec 1 --num_embedding 128 --seed 1 --noplots --nnout 1400.keras",
-}
 
 
-def command(line, log):
-    """Output of a script that runs in WORK, as a user runs it; `log` keeps it, so that a second start goes on."""
-    print(f"./{line}", flush=True)
-    done = (WORK / log).read_text() if (WORK / log).exists() else ""
-    if done.startswith(f"{line}\n"):
-        return done.removeprefix(f"{line}\n")
-    script, *options = line.split()
-    result = subprocess.run([sys.executable, ROOT / script, *options], cwd=WORK, text=True, stdout=subprocess.PIPE)
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description="Measure the trained networks, write the README's tables.")
+    parser.add_argument("--speech", metavar="FILE", help="print the tables for this speech, write no file")
+    return parser.parse_args(argv)
+
+
+def script(folder, name, *options):
+    """What a script prints that runs in `folder`; if it fails, this one ends."""
+    result = subprocess.run([sys.executable, ROOT / name, *options], cwd=folder, text=True, stdout=subprocess.PIPE)
     if result.returncode:
-        sys.exit(f"results.py: error: {line}: exit {result.returncode}")
-    (WORK / log).write_text(f"{line}\n{result.stdout}")
+        sys.exit(f"results: error: {name} {' '.join(map(str, options))}: exit {result.returncode}")
     return result.stdout
 
 
@@ -82,128 +77,184 @@ def figures(stdout):
     return {name: float(value) for name, value in re.findall(r"^([\w -]+): (-?[\d.]+)\b", stdout, re.MULTILINE)}
 
 
-# ---------------------------------------------------------------- speech
+def table(head, *rows):
+    """Markdown of rows of cells; floats get two digits, None a dash."""
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        lines.append([f"{cell:.2f}" if isinstance(cell, float) else "–" if cell is None else str(cell) for cell in row])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def speech(name):
-    """Samples of an example, float [n]."""
-    filename = EXAMPLES / (name if "." in name else f"{name}.raw")
-    return np.frombuffer(
-        filename.read_bytes()[44 if filename.suffix == ".wav" else 0 :][: filename.stat().st_size // 2 * 2], "<i2"
-    )
+def write_readme(made_by, text):
+    """Put the text into README.md, between the mark of the command that has made it and the next end mark."""
+    mark, end = f"<!-- made by {made_by} -->\n", "<!-- end -->\n"
+    before, found, after = README.read_text(encoding="utf-8").partition(mark)
+    if not found or end not in after:
+        raise plumbing.FormatError(f"{README}: expected a line {mark.strip()} and after it a line {end.strip()}")
+    README.write_text(before + mark + text + end + after.partition(end)[2], encoding="utf-8")
+
+
+# ---------------------------------------------------------------- public speech
+
+
+def check_packages():
+    """End here if anything is missing that the tables need."""
+    if not (EXAMPLES.is_dir() and shutil.which("c2enc") and all(map(importlib.util.find_spec, ("pesq", "pystoi")))):
+        sys.exit("results: error: missing: apt-get install codec2 codec2-examples, or pip install pesq pystoi")
 
 
 def largest_correlation(snippet, recording):
     """Largest normalised correlation of a snippet with any part of a recording as long: 1 if it is in there."""
-    snippet = snippet / np.linalg.norm(snippet)
-    energy = np.convolve(recording**2, np.ones(len(snippet)), "valid")
-    return np.max(np.abs(fftconvolve(recording, snippet[::-1], "valid")) / np.sqrt(np.maximum(energy, 1)))
+    snippet, recording = np.float64(snippet), np.float64(recording)
+    energy = np.cumsum(np.r_[0, recording**2])
+    energy = np.maximum(energy[len(snippet) :] - energy[: -len(snippet)], 1)
+    product = fftconvolve(recording, snippet[::-1], "valid")
+    return np.max(np.abs(product) / np.sqrt(energy)) / np.linalg.norm(snippet)
 
 
-def make_features():
-    """Speech and features of both sets, after a check that no test recording is inside a training recording."""
-    parts = {"train": [speech(name) for name in TRAIN], "test": [speech(name) for name in TEST]}
-    for name, recording in zip(TEST, parts["test"], strict=True):
-        loudest = np.argmax(np.convolve(np.float64(recording) ** 2, np.ones(8000), "valid"))
-        snippet = np.float64(recording[loudest : loudest + 8000])
-        found = max(largest_correlation(snippet, np.float64(other)) for other in parts["train"])
-        print(f"{name}: correlation with the training speech at most {found:.2f}")
-        if found > 0.7:
-            sys.exit(f"results.py: error: {name} is inside a training recording")
-    for part, recordings in parts.items():
-        np.concatenate(recordings).tofile(WORK / f"{part}.raw")
-        print(f"{part}: {sum(map(len, recordings)) / 8000:.0f} s")
-        command(f"c2sim.py {part}.raw --bands {part}.f32 --bands_lower 10 --modelout {part}.model", f"{part}.txt")
-        command(f"c2sim.py {part}.raw --rateK --rateKout {part}_K.f32", f"{part}_K.txt")
-        command(f"c2sim.py {part}.raw --modelout {part}_K.model", f"{part}_K.txt")
+def public_speech():
+    """Training and test speech int16 [n], after a check that no test recording is inside a training recording."""
+    train = [c2sim.read_speech(str(EXAMPLES / name)) for name in TRAIN]
+    for voice in sorted(SOUNDS.glob("*_[fm]_*")):  # en_US_f_Allison and so on: language, country, sex and name
+        files = [str(file) for file in sorted(voice.rglob("*.wav")) if file.parent.name != "silence"]
+        train.append(np.concatenate([c2sim.read_speech(file) for file in files])[: VOICE_S * FS])
+    print(f"training speech: {len(TRAIN)} of codec2-examples, {len(train) - len(TRAIN)} Asterisk voices")
+    test = [c2sim.read_speech(str(EXAMPLES / "raw" / f"{name}.raw")) for name in TEST]
+    for name, recording in zip(TEST, test, strict=True):
+        energy = np.cumsum(np.r_[0, np.float64(recording) ** 2])
+        loudest = np.argmax(energy[FS:] - energy[:-FS])  # where the second with the largest energy begins
+        snippet = recording[loudest : loudest + FS]
+        found = max(largest_correlation(snippet, other) for other in train)
+        print(f"{name}: correlation with the training speech at most {found:.2f}", flush=True)
+        if found > SAME:
+            sys.exit(f"results: error: {name} is inside a training recording")
+    return np.concatenate(train), np.concatenate(test)
 
 
-# ---------------------------------------------------------------- rate and distortion
+# ---------------------------------------------------------------- figures
 
 
-def gaussian_bound(x, rates, frames=16):
-    """Least SD in dB² at `rates` in bit/s for Gaussian vectors with the covariance of 160 ms blocks of x [n][K].
+def sd_and_variance(x, x_hat):
+    """SD and variance in dB² of vectors x_hat [n][K], means over the frames x [n][K] that are loud enough to count."""
+    error = np.float64(x - x_hat)[x.mean(axis=1) > demo.LOUD_DB]
+    return float(np.mean(error**2)), float(np.mean(np.var(error, axis=1)))
 
-    Reverse water-filling: eigenvalues v get bits log2(v / D) / 2 where v > D, the others none.
+
+def code_700C(folder, raw, n):
+    """What c2enc makes of a raw file: n vectors [n][20] of 10 ms frames, and the shapes [v][20] sent every 40 ms.
+
+    Shapes are vectors without their mean.  The mean of a vector is the one before it is quantised.
     """
-    blocks = np.lib.stride_tricks.sliding_window_view(x, frames, axis=0).reshape(-1, frames * x.shape[1])
-    v = np.linalg.eigvalsh(np.cov(blocks.T))
-    levels = np.geomspace(1e-3, v.max(), 5000)
-    bits = np.array([0.5 * np.log2(v[v > D] / D).sum() for D in levels])
-    sd = np.array([np.minimum(v, D).mean() for D in levels])
-    return np.interp(np.array(rates) * frames * codec2_model.FRAME_S, bits[::-1], sd[::-1])
+    demo.run(folder, "c2enc", "700C", raw, "700C.bit", "--mlfeat", "700C.f32", "700C.model")
+    sent = codec2_model.read_floats(folder / "700C.f32", codec2_model.MLFEAT)
+    return interpolate_700C(sent[:, :1] + sent[:, 21:41], n), sent[:, 21:41]
 
 
-def plot_rates(points, x):
-    """SD over bit rate; points {bit/s: (network, classical)} in dB²."""
-    fig, ax = plt.subplots(figsize=(8, 5), layout="constrained")
-    rates = list(points)
-    for i, (name, style) in enumerate((("VQ-VAE, two conv1D layers", "o-C0"), ("classical VQ", "s--C1"))):
-        ax.plot(rates, [points[rate][i] for rate in rates], style, label=name)
-    grid = np.arange(350, 1401, 25)
-    ax.plot(grid, gaussian_bound(x, grid), ":k", label="Gaussian bound, 160 ms blocks")
-    ax.set(xlabel="Bit rate (bit/s)", ylabel="SD (dB²)", title="K = 14 band energies, test recordings", ylim=(0, None))
-    ax.legend()
-    ax.grid(alpha=0.3)
-    fig.savefig(ROOT / "doc" / "rate_distortion.png", dpi=100)
+def interpolate_700C(vectors, n):
+    """Vectors [n][K] of 10 ms frames: 700C sends frames 3, 7, 11 …, here vectors [v][K], with straight lines between.
+
+    [[0], [4]], n = 9: 0 0 0 0 1 2 3 4 4.
+    """
+    sent = 4 * np.arange(len(vectors)) + 3
+    return np.stack([np.interp(np.arange(n), sent, values) for values in vectors.T], axis=1)
 
 
-# ---------------------------------------------------------------- listening
+def measure(folder, speech):
+    """The tables in Markdown for speech int16 [n]; `folder` gets all versions of it."""
+    # c2sim.py leaves out frames of zeros, and all versions have to be as long as the original: replace zeros by ±1
+    speech = np.where(speech == 0, np.random.default_rng(1).choice([-1, 1], len(speech)), speech).astype(np.int16)
+    demo.write_wav(folder / "original.wav", speech)
+    sd = demo.make_versions(folder)
+    for name in ("K20", "K20_1100", "K20_550"):
+        network, model = demo.NETWORKS / "newamp1.keras", f"{name}_newamp1.model"
+        script(folder, "eband_out.py", network, f"{name}.f32", "speech.model", "--modelout", model, "--noplots")
+        script(folder, "c2sim.py", "--modelin", model, *demo.RECEIVER, "-o", f"{name}_newamp1.wav")
+        files = (folder / "speech.model", folder / "K14.f32")
+        sd[f"{name}_newamp1"] = demo.harmonic_sd(*files, codec2_model.read(folder / model)[2])
+    x = {K: codec2_model.read_rate_K(folder / f"K{K}.f32", K) for K in (14, 20)}
+    loud, loud_K20 = (x[K].mean(axis=1) > demo.LOUD_DB for K in (14, 20))
+    text = f"Errors in dB² of {np.sum(loud)} of {len(loud)} frames, those of K = 20 vectors of {np.sum(loud_K20)}.\n"
+    tables = chain_table(folder, speech, x, sd), rate_L_table(folder, x, loud), bout_table(folder, speech, x)
+    return "\n".join([text, *tables])
 
 
-def plot_spectrograms():
-    """The same second of speech: original, from unquantised and from quantised K = 20 vectors; their distances."""
-    command("c2sim.py test.raw --rateK -o unquantised.raw", "unquantised.txt")
-    network = "vq_vae_ratek_conv1d_--eband_K_20_1.keras"
-    command(f"vq_vae_ratek_conv1d.py test_K.f32 --eband_K 20 --nnin {network} --testout vq_K.f32 --noplots", "vq_K.txt")
-    command("c2sim.py test.raw --rateK --rateKin vq_K.f32 -o quantised.raw", "quantised.txt")
+def chain_table(folder, speech, x, sd):
+    """All versions of the speech; vectors x {K: [n][K]}, SD of harmonics sd {file name: dB²}.  And classical VQ."""
+    bits = {name: bits for name, _, bits, _ in demo.VERSIONS}
+    sections = (folder / "figures.txt").read_text(encoding="utf-8").split("\n\n")  # one for each script that ran
+    rows, classical = [], []
+    for name, quantiser, decoder in VERSIONS:
+        coded, sd_vectors = name.removesuffix("_newamp1"), None
+        if (folder / f"{coded}.npy").exists():  # a network of ours has made indices
+            K = int(coded[1:3])
+            sd_vectors, _ = sd_and_variance(x[K], codec2_model.read_rate_K(folder / f"{coded}.f32", K))
+            if name == coded:
+                value = figures(next(part for part in sections if f"vq_{name}.keras" in part))["file classical VQ SD"]
+                classical.append((bits[name], f"classical VQ, K = {K}", None, value, None, None, None))
+        quality = demo.objective_quality(speech, c2sim.read_speech(str(folder / f"{name}.wav")))
+        rows.append((bits[coded], quantiser, decoder, sd_vectors, sd.get(name), *quality))
+    return table(
+        ("bit/s", "quantiser", "decoder", "SD of vectors", "SD of harmonics", "PESQ", "STOI"), *rows, *classical
+    )
+
+
+def rate_L_table(folder, x, loud):
+    """Harmonics from vectors x {K: [n][K]} that are not quantised, of the frames `loud` [n]; and by baselines."""
+    codec2_model.write(*(values[loud] for values in codec2_model.read(folder / "speech.model")), folder / "loud.model")
+    rows = []
+    for name, K, baseline in (("bands_Wo", 14, "interpolation"), ("newamp1", 20, "conventional")):
+        codec2_model.write_rate_K(x[K][loud], folder / "loud.f32")
+        files = (demo.NETWORKS / f"{name}.keras", "loud.f32", "loud.model")
+        found = figures(script(folder, "eband_out.py", *files, "--noplots"))
+        for decoder, title in (("network", f"`{name}.keras`"), (baseline, baseline)):
+            rows.append((f"K = {K}", title, found[f"file {decoder} SD"], found[f"file {decoder} variance"]))
+    return table(("vectors, not quantised", "decoder", "SD of harmonics", "variance of harmonics"), *rows)
+
+
+def bout_table(folder, speech, x):
+    """The same vectors at the same bit rate by 700C's quantiser and by ours, both heard through c2dec.
+
+    --loadratek replaces the shapes that c2dec decodes.  Interpolation, energy, pitch, phases and post filter are its
+    own for both, so that only the quantiser differs.
+    """
+    speech.tofile(folder / "original.raw")
+    by_700C, shapes = code_700C(folder, "original.raw", len(x[20]))
+    by_network = codec2_model.read_rate_K(folder / "K20_550.f32", 20)
+    sent = by_network[3::4][: len(shapes)]  # c2enc leaves out a last part of 40 ms
+    ours = ("`vq_K20_550.keras`", by_network, sent - sent.mean(axis=1, keepdims=True))
+    rows = []
+    for quantiser, vectors, heard in (("700C's own, its mean not quantised", by_700C, shapes), ours):
+        codec2_model.write_rate_K(heard, folder / "shapes.f32")
+        demo.run(folder, "c2dec", "700C", "700C.bit", "700C.raw", "--loadratek", "shapes.f32")
+        quality = demo.objective_quality(speech, c2sim.read_speech(str(folder / "700C.raw")))
+        rows.append((quantiser, *sd_and_variance(x[20], vectors), *quality))
+    return table(("quantiser, K = 20, 550 bit/s", "SD of vectors", "variance of vectors", "PESQ", "STOI"), *rows)
+
+
+def plot_spectrograms(folder):
+    """The first three seconds: original, from unquantised and from quantised K = 20 vectors."""
+    titles = {"original": "original", "K20": "K = 20, not quantised", "K20_1100": "K = 20, 1100 bit/s"}
+    original = c2sim.read_speech(str(folder / "original.wav"))
     fig, axes = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
-    spectra = {}
-    for ax, name in zip(axes, ("test", "unquantised", "quantised"), strict=True):
-        samples = np.fromfile(WORK / f"{name}.raw", "<i2").astype(float)
-        frames = np.lib.stride_tricks.sliding_window_view(samples, 256)[::80] * np.hanning(256)
-        spectra[name] = 10 * np.log10(np.abs(np.fft.rfft(frames)) ** 2 + 1e3)
-        shown = spectra[name][: 3 * 100]
-        ax.imshow(shown.T, origin="lower", aspect="auto", cmap="magma", vmin=30, vmax=110, extent=(0, 3, 0, 4000))
-        ax.set(ylabel="Frequency (Hz)", title={"test": "original"}.get(name, f"{name}, K = 20, c2sim.py --rateK"))
+    for ax, (name, title) in zip(axes, titles.items(), strict=True):
+        speech = demo.align(original, c2sim.read_speech(str(folder / f"{name}.wav")))[: 3 * FS]
+        ax.specgram(np.float64(speech), 256, FS, noverlap=176, cmap="magma", vmin=-30, vmax=40)
+        ax.set(ylabel="Frequency (Hz)", title=title)
     axes[-1].set_xlabel("Time (s)")
-    fig.savefig(ROOT / "doc" / "spectrogram.png", dpi=80)
-    n = min(map(len, spectra.values()))
-    distance = np.sqrt(np.mean((spectra["quantised"][:n] - spectra["unquantised"][:n]) ** 2, axis=1)).mean()
-    return f"Log-spectral distance between the speech from unquantised and from quantised vectors: {distance:.1f} dB.\n"
+    fig.savefig(PICTURES / "spectrogram.png", dpi=80)
 
 
-# ---------------------------------------------------------------- main
-
-
-def main():
-    WORK.mkdir(parents=True, exist_ok=True)
-    make_features()
-    table = "| script | figure | dB², three seeds | baseline | on 22 minutes of speech |\n|---|---|---|---|---|\n"
-    for name, (line, kind, baseline, larger) in RUNS.items():
-        values = []
-        for seed in SEEDS:
-            net = f"{name.replace(' ', '_')}_{seed}"
-            plots = "--plot_dir plots" if net == "vq_vae_ratek_conv1d_1" else "--noplots"
-            values.append(figures(command(f"{line} --seed {seed} {plots} --nnout {net}.keras", f"{net}.txt")))
-        network = [value[f"test network {kind}"] for value in values]
-        base = np.mean([value[f"test {baseline} {kind}"] for value in values])
-        spread = (max(network) - min(network)) / 2
-        table += f"| `{name}` | {kind} | {np.mean(network):.2f} ± {spread:.2f} | {base:.2f} {baseline} | {larger} |\n"
-    points = {}
-    for rate, options in RATES.items():
-        network = options.split()[-1].removesuffix(".keras")
-        value = figures(command(f"{VQ} {options}", f"{network}.txt"))  # 550 and 1100 bit/s are in the table already
-        points[rate] = value["test network SD"], value["test classical VQ SD"]
-    plot_rates(points, codec2_model.read_rate_K(WORK / "test.f32", 14))
-    listening = plot_spectrograms()
-    for picture in ("vq_vae_ratek_conv1d_training.gif", "vq_vae_ratek_conv1d_training.png"):
-        shutil.copy(WORK / "plots" / picture, ROOT / "doc")
-    readme = (ROOT / "README.md").read_text()
-    before, after = readme.split(MARKS[0])[0], readme.split(MARKS[1])[1]
-    (ROOT / "README.md").write_text(f"{before}{MARKS[0]}{table}\n{listening}{MARKS[1]}{after}")
-    print(table, listening, sep="\n")
+def main(args):
+    check_packages()
+    speech = c2sim.read_speech(args.speech) if args.speech else public_speech()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        text = measure(Path(folder), speech)
+        if not args.speech:
+            plot_spectrograms(Path(folder))
+            write_readme("make results", text)
+    print(f"\n{text}")
 
 
 if __name__ == "__main__":
-    main()
+    plumbing.plain_errors()
+    main(parse_args())

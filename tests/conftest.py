@@ -1,5 +1,6 @@
-"""What the tests share: running a script as its user does, how it refuses bad input, the reference data."""
+"""What the tests share: running a script as its user does, its figures and refusals, sample and reference data."""
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -12,13 +13,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 
+def pytest_configure():
+    """No windows, neither in this process nor in those that it starts; one thread each, as there is one per core."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        os.environ.pop(name, None)
+    os.environ |= {"MPLBACKEND": "Agg", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
 def run_in(folder, script, *arguments, **options):
     """CompletedProcess of a script that ran in `folder` on a machine without a display."""
-    env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    env["MPLBACKEND"] = "Agg"
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 300}
-    command = [sys.executable, ROOT / script, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=env, **(defaults | options))
+    return subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options))
 
 
 @pytest.fixture
@@ -27,14 +32,17 @@ def run(tmp_path):
     return functools.partial(run_in, tmp_path)
 
 
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory):
-    """Band energies and model file of the sample speech."""
-    folder = tmp_path_factory.mktemp("sample")
-    wav = ROOT / "tests" / "data" / "sample_8k.wav"
-    options = ("--bands", "bands.f32", "--bands_lower", 10, "--modelout", "speech.model")
-    assert run_in(folder, "c2sim.py", wav, *options).returncode == 0
-    return folder / "bands.f32", folder / "speech.model"
+def figures(stdout):
+    """{name: value} of the lines `name: value unit` that a script has printed; "last" is the bare last line.
+
+    Values are numbers where they can be, else the text behind the colon; of a name that comes twice, the last counts.
+    """
+    lines = [line.partition(": ") for line in stdout.splitlines()]
+    values = {name: text for name, colon, text in lines if colon} | {"last": lines[-1][0] if lines else ""}
+    for name, text in values.items():
+        with contextlib.suppress(ValueError, IndexError):
+            values[name] = float(text.split()[0])
+    return values
 
 
 def assert_refused(result, *words, status=1):
@@ -46,6 +54,16 @@ def assert_refused(result, *words, status=1):
     assert status == 2 or len(lines) == 1, result.stderr
     for word in words:
         assert str(word) in lines[-1]
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """Paths of the band energies and the model file of the sample speech."""
+    folder = tmp_path_factory.mktemp("sample")
+    wav = ROOT / "tests" / "data" / "sample_8k.wav"
+    options = ("--bands", "bands.f32", "--bands_lower", 10, "--modelout", "speech.model")
+    assert run_in(folder, "c2sim.py", wav, *options).returncode == 0
+    return folder / "bands.f32", folder / "speech.model"
 
 
 @pytest.fixture(scope="session")

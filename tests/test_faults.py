@@ -1,69 +1,28 @@
-"""Bad input to every script: a matrix of bad files for all arguments, bad outputs, bad options, and random bytes."""
+"""Bad input to every script: one refusal per argument on the command line, the other kinds in this process.
 
-import contextlib
+What the readers refuse is in test_codec2_model.py and test_plumbing.py, bad speech in test_c2sim.py.
+"""
+
+import functools
+import importlib
 import json
 import os
 import shlex
-import sys
 import zipfile
-
-import numpy as np
-import pytest
-from conftest import ROOT, assert_refused, run_in
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import c2sim
 import codec2_model
+import plumbing
 from codec2_model import MAX_AMP, RECORD, FormatError
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 FRAMES = 300
 SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
-LOOP = "loop"  # a link to itself: cannot be opened, not even by root
-
-# ---------------------------------------------------------------- commands
-
-# {slot} stands for a good file; bad ones take the place of those that are named last
-COMMANDS = [
-    ("codec2_model.py", "{model} --noplots", "model"),
-    ("c2sim.py", "{speech} --bands out.f32 --modelout out.model -o out.wav", "speech"),
-    ("c2sim.py", "--modelin {model} --phase0 --postfilter -o out.wav --modelout out.model", "model"),
-    ("c2sim.py", "{speech} --rateK --rateKin {rate_K} -o out.wav", "rate_K"),
-    (
-        "eband_train.py",
-        "{bands} {model} --test {test_bands} {test_model} --noplots --nnout out.keras",
-        "bands model test_bands test_model",
-    ),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --noplots --nnout out.keras", "bands model"),
-    ("newamp1_train.py", "{rate_K} {model} --noplots --nnout out.keras", "rate_K model"),
-    ("newamp1_train.py", "{mlfeat} {model} --noplots --nnout out.keras", "mlfeat"),
-    ("eband_out.py", "{network} {bands} {model} --noplots --modelout out.model", "network bands model"),
-    ("vq_pager.py", "14 {codebook} --file2 {codebook_2}", "codebook codebook_2"),
-    ("vq_vae_ratek.py", "{bands} --noplots --nnout out.keras --vqout out", "bands"),
-    (
-        "vq_vae_ratek_conv1d.py",
-        "{bands} --test {test_bands} --num_embedding 16 --noplots --nnout out.keras --vqout out",
-        "bands test_bands",
-    ),
-]
-COMMANDS = [command for command in COMMANDS if (ROOT / command[0]).exists()]
-KINDS = {
-    "model": "model",
-    "test_model": "model",
-    "bands": "vectors",
-    "test_bands": "vectors",
-    "rate_K": "vectors",
-    "mlfeat": "vectors",
-    "codebook": "codebook",
-    "codebook_2": "codebook",
-    "speech": "speech",
-    "network": "network",
-}
-
-
-def fill(words, files, **changed):
-    return [word.format(**{**files, **changed}) for word in shlex.split(words)]
-
 
 # ---------------------------------------------------------------- files
 
@@ -81,464 +40,304 @@ def good_arrays():
     return {"bands": bands, "rate_K": rate_K, "mlfeat": mlfeat.astype("<f4"), "model": records}
 
 
-def foreign(size):
-    """Files of another kind that have the right size, so that only the contents tell."""
-    noise = np.random.default_rng(3).bytes(size)
-    words = b"# No vectors here, but words and numbers: 12.5 dB\n"
-    return {
-        "png": (b"\x89PNG\r\n\x1a\n" + noise)[:size],
-        "zip": (b"PK\x03\x04" + noise)[:size],
-        "wav": SAMPLE.read_bytes()[:size],
-        "text": (words * size)[:size],
-    }
-
-
-def with_value(array, value, column=3):
-    """The bytes of vectors, one of them changed in one value, not near the ends."""
+def changed(array, value, *place):
+    """A copy in which one value is another."""
     array = array.copy()
-    array[FRAMES // 2 + 1, column] = value
-    return array.tobytes()
+    array[place] = value
+    return array
 
 
-def with_field(records, name, value, *m):
-    """The bytes of model records, one of them changed in one field."""
-    records = records.copy()
-    records[name][(FRAMES // 2 + 1, *m)] = value
-    return records.tobytes()
-
-
-def archive(filename, members):
-    with zipfile.ZipFile(filename, "w") as file:
-        for name, text in members.items():
-            file.writestr(name, text)
-
-
-OPTIONS = {"script": "eband_train", "eband_K": 14, "eband_start": 0, "gain": 10, "Fs": 8000, "width": 128, "Wo": False}
-NETWORKS = {  # bad ones that are told without Keras
-    "no_options": {"config.json": "{}"},
-    "options_cut": {"options.json": '{"script": "eba'},
-    "options_list": {"options.json": "[1, 2]"},
-    "options_empty": {"options.json": "{}"},
-    "options_binary": {"options.json": b"\xff\xfe\x00"},
-    "vq": {"options.json": json.dumps({"script": "vq_vae_ratek_conv1d", "eband_K": 14})},
-}
-
-
-def bad_contents(kind, good):
-    """{what: bytes} of the bad files in place of a good one, an array or the bytes of a file."""
-    if kind == "speech":
-        wav = SAMPLE.read_bytes()
-        return {"cut": wav[44:1001], "header_cut.wav": wav[:30], "text.wav": b"not speech " * 50, "features.f32": wav}
-    if kind == "network":
-        return {**foreign(5000), "cut": good[:100]}
-    contents = {**foreign(good.nbytes), "cut": good.tobytes()[:-3]}
-    if kind == "model":
-        fields = {
-            "L_low": ("L", -1),
-            "L_high": ("L", 161),
-            "Wo_nan": ("Wo", np.nan),
-            "Wo_low": ("Wo", -0.01),
-            "Wo_high": ("Wo", 3.15),
-            "A_nan": ("A", np.nan, 1),
-            "A_inf": ("A", np.inf, 2),
-            "A_low": ("A", -1, 9),
-        }
-        contents |= {what: with_field(good, *change) for what, change in fields.items()}
-        return {**contents, "short": good[:-1].tobytes(), "long": np.r_[good, good[:1]].tobytes()}
-    contents |= {what: with_value(good, float(what)) for what in ("nan", "-inf")}
-    if kind == "codebook":  # of any unit, and of any finite values
-        del contents["text"]
-        return contents
-    contents |= {what: with_value(good, float(what)) for what in ("1e30",)}
-    contents |= {"long": np.r_[good, good[:1]].tobytes(), "log10": (good / 10).tobytes()}
-    return {**contents, "model": foreign(good.nbytes)["zip"][:4] + good_arrays()["model"].tobytes()[: good.nbytes - 4]}
-
-
-ALWAYS_BAD = ["missing", "folder", "empty", LOOP]
-ALONE = ("short", "long")  # a file of another length is bad only beside one that it has to fit
-
-
-def bad_files(slot):
-    """Names of the bad files that can take the place of a slot."""
-    if slot.startswith("test_"):  # goes the same way as its sibling: a few show that it is looked at
-        return ["missing", "empty", "cut", "long", "nan" if slot == "test_bands" else "A_nan"]
-    arrays = good_arrays()
-    good = arrays.get(slot, arrays["bands"])
-    names = list(bad_contents(KINDS[slot], bytes(5000) if KINDS[slot] == "network" else good))
-    return ALWAYS_BAD + names + (list(NETWORKS) if slot == "network" else [])
-
-
-def is_alone(script, slot):
-    return script.startswith("vq_") or (script in ("codec2_model.py", "c2sim.py") and slot == "model")
-
-
-BAD_INPUTS = [
-    (script, words, slot, what)
-    for script, words, changed in COMMANDS
-    for slot in changed.split()
-    for what in bad_files(slot)
-    if not (what in ALONE and is_alone(script, slot))
-]
+OPTIONS = {"script": "x", "input": "bands", "width": 128, "eband_K": 14, "eband_start": 0, "dec": 1, "gain": 10.0}
+OPTIONS |= {"Fs": 8000.0}
+QUANTISER = {"eband_K": 14, "dec": 2, "num_embedding": 16, "embedding_dim": 16, "vq_stages": 2}
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """{slot: good file}, and beside them the bad ones, SLOT/WHAT; the names have a space and other letters."""
+    """{name: file}: good ones, and some that are bad; the names have a space and other letters.
+
+    The networks are archives with good options and no network, which is enough until Keras is loaded.
+    """
     folder = tmp_path_factory.mktemp("gute und böse")
-    good = {name: array for name, array in good_arrays().items()}
-    good |= {"test_bands": good["bands"], "test_model": good["model"]}
-    good |= {"codebook": good["bands"], "codebook_2": good["bands"]}
-    network = folder / "network.keras"
-    archive(network, {"options.json": json.dumps(OPTIONS), "config.json": "{}"})
-    good["network"] = network.read_bytes()
-    good["speech"] = SAMPLE.read_bytes()[44 : 44 + FRAMES * 160]
-    for slot, content in good.items():
-        (folder / slot).write_bytes(content if isinstance(content, bytes) else content.tobytes())
-        bad = folder / f"bad {slot}"
-        bad.mkdir()
-        for what, text in bad_contents(KINDS[slot], content).items():
-            (bad / what).write_bytes(text)
-        (bad / "empty").touch()
-        (bad / "folder").mkdir()
-        (bad / LOOP).symlink_to(LOOP)
-    for what, members in NETWORKS.items():
-        archive(folder / "bad network" / what, members)
-    return {slot: folder / slot for slot in good}
+    arrays = good_arrays()
+    bands, model = arrays["bands"], arrays["model"]
+    silence, phases, no_pitch = model.copy(), model.copy(), model.copy()
+    silence["A"] = 0
+    phases["phi"][7, 5] = np.nan
+    for name in ("Wo", "L", "A"):  # as other tools write silence
+        no_pitch[name][FRAMES // 2] = 0
+    silent_end, silent_beginning = model.copy(), model.copy()
+    silent_end["A"][-FRAMES // 10 :] = 0
+    silent_beginning["A"][: -FRAMES // 10] = 0
+    arrays |= {"silence": silence, "phases": phases, "no_pitch": no_pitch}
+    arrays |= {"silent_end": silent_end, "silent_beginning": silent_beginning}
+    arrays |= {"short": bands[1:], "log10": bands / 10, "nan": changed(bands, np.nan, 151, 3), "loud": bands + 100}
+    arrays |= {"mlfeat_nan": changed(arrays["mlfeat"], np.nan, 5, 50), "low": bands - 60}
+    contents = {name: array.tobytes() for name, array in arrays.items()}
+    contents |= {"cut": contents["bands"][:-3], "speech.raw": SAMPLE.read_bytes()[44:32044], "empty": b""}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    networks = {"network": OPTIONS, "pairs": OPTIONS | {"input": "band pairs", "dec": 3}, "gain": OPTIONS | {"gain": 0}}
+    for script in ("vq_vae_ratek", "vq_vae_ratek_conv1d"):
+        networks[script] = QUANTISER | {"script": script, "vq_stages": 1 + script.endswith("conv1d")}
+    for name, options in networks.items():
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("options.json", json.dumps(options))
+    for stages in (1, 2):
+        codec2_model.write_indices(np.zeros((5, stages)), 10, folder / f"indices_{stages}")
+    return {name.replace(".", "_"): folder / name for name in os.listdir(folder)} | {"none": folder / "none"}
 
 
-def bad_file(files, slot, what):
-    return files[slot].with_name(f"bad {slot}") / what
+def fill(words, files):
+    return [word.format(**files) for word in shlex.split(words)]
 
 
-@pytest.fixture(scope="session")
-def no_keras(tmp_path_factory):
-    """Folder with a Keras that ends whoever imports it."""
-    folder = tmp_path_factory.mktemp("no_keras")
-    (folder / "keras.py").write_text("raise SystemExit('too late: Keras takes seconds to import')")
-    return folder
+# ---------------------------------------------------------------- the command line, before Keras is loaded
 
 
 @pytest.fixture
-def run_without_keras(run, no_keras, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(no_keras))
-    return run
+def run_without_keras(run, tmp_path_factory, monkeypatch):
+    """run() with a Keras that ends whoever imports it."""
+    folder = tmp_path_factory.mktemp("no_keras")
+    (folder / "keras.py").write_text("raise SystemExit('too late: Keras takes seconds to import')")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return functools.partial(run, timeout=60)
 
 
-# ---------------------------------------------------------------- bad files, one argument after the other
+# {bad} is a file that is refused; every argument that names an input has its turn
+QUIET = "--noplots --epochs 1 --nnout out.keras"
+BAD_INPUTS = [
+    ("codec2_model.py", "{bad} --noplots", "cut"),
+    ("c2sim.py", "{bad} -o out.wav", "empty"),
+    ("c2sim.py", "--modelin {bad} -o out.wav", "phases"),
+    ("c2sim.py", "{speech_raw} --rateK --rateKin {bad} -o out.wav", "nan"),
+    ("eband_train.py", f"{{bad}} {{model}} {QUIET}", "nan"),
+    ("eband_train.py", f"{{bands}} {{bad}} {QUIET}", "cut"),
+    ("eband_train.py", f"{{bands}} {{model}} --test {{bad}} {{model}} {QUIET}", "log10"),
+    ("eband_train.py", f"{{bands}} {{model}} --test {{bands}} {{bad}} {QUIET}", "silence"),
+    ("ebanddec_train.py", f"{{bad}} {{model}} --dec 2 {QUIET}", "short"),
+    ("ebanddec_train.py", f"{{bands}} {{bad}} --dec 2 {QUIET}", "phases"),
+    ("ebanddec_train.py", f"{{bands}} {{model}} --dec 2 --test {{bad}} {{model}} {QUIET}", "nan"),
+    ("ebanddec_train.py", f"{{bands}} {{model}} --dec 2 --test {{bands}} {{bad}} {QUIET}", "cut"),
+    ("newamp1_train.py", f"{{bad}} {{model}} {QUIET}", "mlfeat_nan"),
+    ("newamp1_train.py", f"{{rate_K}} {{bad}} {QUIET}", "silence"),
+    ("newamp1_train.py", f"{{rate_K}} {{model}} --test {{bad}} {{model}} {QUIET}", "bands"),
+    ("newamp1_train.py", f"{{rate_K}} {{model}} --test {{rate_K}} {{bad}} {QUIET}", "none"),
+    ("eband_out.py", "{bad} {bands} {model} --noplots --modelout out.model", "vq_vae_ratek"),
+    ("eband_out.py", "{network} {bad} {model} --noplots --modelout out.model", "rate_K"),
+    ("eband_out.py", "{network} {bands} {bad} --noplots --modelout out.model", "phases"),
+    ("vq_pager.py", "14 {bad}", "nan"),
+    ("vq_pager.py", "14 {bands} --file2 {bad}", "cut"),
+    ("vq_vae_ratek.py", f"{{bad}} --num_embedding 16 --vqout out {QUIET}", "nan"),
+    ("vq_vae_ratek.py", f"{{bands}} --test {{bad}} --num_embedding 16 {QUIET}", "log10"),
+    ("vq_vae_ratek.py", "{bands} --nnin {bad} --testout out.f32 --noplots", "network"),
+    ("vq_vae_ratek.py", "--nnin {vq_vae_ratek} --indexin {bad} --testout out.f32", "indices_2"),
+    ("vq_vae_ratek_conv1d.py", f"{{bad}} --num_embedding 16 --vqout out {QUIET}", "low"),
+    ("vq_vae_ratek_conv1d.py", f"{{bands}} --test {{bad}} --num_embedding 16 {QUIET}", "loud"),
+    ("vq_vae_ratek_conv1d.py", "{bands} --nnin {bad} --testout out.f32 --noplots", "vq_vae_ratek"),
+    ("vq_vae_ratek_conv1d.py", "--nnin {vq_vae_ratek_conv1d} --indexin {bad} --testout out.f32", "indices_1"),
+    ("vq_ber.py", "{bad} {bands} --noplots --nnout out.keras", "bands"),
+    ("vq_ber.py", "{vq_vae_ratek_conv1d} {bad} --noplots --nnout out.keras", "cut"),
+]
 
 
-def test_the_matrix_is_one():
-    assert len(BAD_INPUTS) + len(BAD_OUTPUTS) + len(USAGE_ERRORS) + len(OTHERS) > 250
-
-
-@pytest.mark.parametrize(("script", "words", "slot", "what"), BAD_INPUTS)
-def test_bad_file(script, words, slot, what, files, run_without_keras, tmp_path):
-    bad = bad_file(files, slot, what)
-    result = run_without_keras(script, *fill(words, files, **{slot: bad}), timeout=60)
-    assert_refused(result, bad)
+@pytest.mark.parametrize(("script", "words", "bad"), BAD_INPUTS)
+def test_bad_input(script, words, bad, files, run_without_keras, tmp_path):
+    result = run_without_keras(script, *fill(words, files | {"bad": files[bad]}))
+    assert_refused(result, f"{files[bad]}: ")
     assert "nan" not in result.stdout.lower()
     assert not list(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------- bad outputs
-
-OUTPUTS = [
-    ("c2sim.py", "{speech} --bands {out}"),
-    ("c2sim.py", "{speech} --rateK --rateKout {out}"),
-    ("c2sim.py", "{speech} --modelout {out}"),
-    ("c2sim.py", "{speech} -o {out}"),
-    ("eband_train.py", "{bands} {model} --noplots --nnout {out}"),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --noplots --nnout {out}"),
-    ("newamp1_train.py", "{rate_K} {model} --noplots --nnout {out}"),
-    ("eband_out.py", "{network} {bands} {model} --noplots --modelout {out}"),
-    ("vq_vae_ratek.py", "{bands} --noplots --nnout {out}"),
-    ("vq_vae_ratek_conv1d.py", "{bands} --noplots --nnout {out}"),
-]
+# every argument that names an output has its turn; {out} is in a folder that does not exist
 BAD_OUTPUTS = [
-    (script, words, out)
-    for script, words in OUTPUTS
-    if (ROOT / script).exists()
-    for out in ("nowhere/out.keras", "a_file/out.keras", "folder.keras", "read_only/out.keras", "/proc/out.keras")
-    if out[0] != "/" or script == "c2sim.py"  # root may write to /proc, says the system, until it is tried
+    *(
+        ("c2sim.py", f"{{speech_raw}} {option} {{out}}")
+        for option in ("--bands", "--rateK --rateKout", "--modelout", "-o")
+    ),
+    *(
+        ("eband_train.py", f"{{bands}} {{model}} {option}")
+        for option in ("--noplots --nnout {out}", "--plot_dir {file}")
+    ),
+    ("ebanddec_train.py", "{bands} {model} --dec 2 --noplots --nnout {out}"),
+    ("ebanddec_train.py", "{bands} {model} --dec 2 --plot_dir {file}"),
+    ("newamp1_train.py", "{rate_K} {model} --noplots --nnout {out}"),
+    ("newamp1_train.py", "{rate_K} {model} --plot_dir {file}"),
+    ("eband_out.py", "{network} {bands} {model} --noplots --modelout {out}"),
+    ("eband_out.py", "{network} {bands} {model} --plot_dir {file}"),
+    ("vq_vae_ratek.py", "{bands} --num_embedding 16 --noplots --nnout {out}"),
+    ("vq_vae_ratek.py", "{bands} --num_embedding 16 --plot_dir {file}"),
+    *(
+        ("vq_vae_ratek.py", f"{{bands}} --num_embedding 16 --noplots {name} {{out}}")
+        for name in ("--vqout", "--testout")
+    ),
+    ("vq_vae_ratek.py", "{bands} --num_embedding 16 --noplots --indexout {out}"),
+    ("vq_vae_ratek_conv1d.py", "{bands} --num_embedding 16 --noplots --nnout {out}"),
+    ("vq_vae_ratek_conv1d.py", "{bands} --num_embedding 16 --plot_dir {file}"),
+    ("vq_vae_ratek_conv1d.py", "{bands} --num_embedding 16 --noplots --vqout {out}"),
+    ("vq_vae_ratek_conv1d.py", "{bands} --num_embedding 16 --noplots --testout {out}"),
+    ("vq_vae_ratek_conv1d.py", "{bands} --num_embedding 16 --noplots --indexout {out}"),
+    ("vq_ber.py", "{vq_vae_ratek_conv1d} {bands} --noplots --nnout {out}"),
+    ("codec2_model.py", "{model} --plot_dir {file}"),
+    ("vq_pager.py", "14 {bands} --plot_dir {file}"),
+    ("vq_vae_demo.py", "--plot_dir {file}"),
+    ("vq_vae_demo_2stage.py", "--plot_dir {file}"),
+    ("vq_ber.py", "{vq_vae_ratek_conv1d} {bands} --plot_dir {file}"),
 ]
 
 
-@pytest.mark.parametrize(("script", "words", "out"), BAD_OUTPUTS)
-def test_bad_output(script, words, out, files, run_without_keras, tmp_path):
-    if out.startswith("read_only") and os.geteuid() == 0:
-        pytest.skip("root writes everywhere")
-    (tmp_path / "a_file").touch()
-    (tmp_path / "folder.keras").mkdir()
-    (tmp_path / "read_only").mkdir(mode=0o500)
-    before = set(tmp_path.rglob("*"))
-    assert_refused(run_without_keras(script, *fill(words, files, out=out), timeout=60), f"{out}: ")
-    assert set(tmp_path.rglob("*")) == before
-
-
-PLOTS = [
-    ("codec2_model.py", "{model}"),
-    ("vq_pager.py", "14 {bands}"),
-    ("eband_out.py", "{network} {bands} {model} --modelout out.model"),
-    ("vq_vae_demo.py", "--epochs 1"),
-    ("vq_vae_demo_2stage.py", "--epochs 1"),
-    ("eband_train.py", "{bands} {model} --epochs 1"),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --epochs 1"),
-    ("newamp1_train.py", "{rate_K} {model} --epochs 1"),
-    ("vq_vae_ratek.py", "{bands} --epochs 1"),
-    ("vq_vae_ratek_conv1d.py", "{bands} --num_embedding 16 --epochs 1"),
-]
-PLOTS = [command for command in PLOTS if (ROOT / command[0]).exists()]
-
-
-@pytest.mark.parametrize(("script", "words"), PLOTS)
-def test_plot_dir_that_is_a_file(script, words, files, run_without_keras, tmp_path):
+@pytest.mark.parametrize(("script", "words"), BAD_OUTPUTS)
+def test_bad_output(script, words, files, run_without_keras, tmp_path):
     """Told before the work is done, not after it."""
     (tmp_path / "a_file").touch()
-    assert_refused(run_without_keras(script, *fill(words, files), "--plot_dir", "a_file", timeout=60), "a_file: ")
-    assert [file.name for file in tmp_path.iterdir()] == ["a_file"]
+    result = run_without_keras(script, *fill(words, files | {"out": "none/x.keras", "file": "a_file"}))
+    assert_refused(result, "a_file: " if "{file}" in words else "none/x.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
 
 
-# ---------------------------------------------------------------- bad options
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py") if path.name != "plumbing.py"))
+def test_help_and_usage(script, run_without_keras):
+    result = run_without_keras(script, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"usage: {script}")
+    assert result.stderr == ""
+    assert_refused(run_without_keras(script, "--unknown"), status=2)
 
-TRAINER = "epochs=0 epochs=-1 epochs=1.5 epochs=many epochs= nb_samples=0 nb_samples=-1 seed=-1 seed=x unknown=1"
-BANDS = "eband_K=0 eband_K=-14 eband_K=x eband_start=-1 eband_start=13 gain=0 gain=-10 gain=nan gain=x"
-FS = "Fs=0 Fs=-8000 Fs=nan frame=-1 frame=x"
+
+# ---------------------------------------------------------------- bad options, in this process
+
+EPOCHS = "epochs=0 epochs=-1 epochs=1.5 epochs=many epochs= nb_samples=0 nb_samples=-1 nb_samples=1e3"
+SEED = "seed=-1 seed=x seed=4294967296"
+BANDS = "eband_K=0 eband_K=-14 eband_K=x eband_start=-1 eband_start=13 gain=0 gain=-10 gain=nan gain=inf gain=x"
+FS = "Fs=0 Fs=-8000 Fs=nan Fs=inf frame=-1 frame=x nnout=out"
+QUANTISER_OPTIONS = "eband_K=0 num_embedding=0 num_embedding=1 embedding_dim=0 dec=0 nnout=out indexin={bands}"
 USAGE = {
-    "codec2_model.py": ("{model}", "nb_samples=0 nb_samples=x nb_samples=1e3 frame=-1 frame=x unknown=1"),
-    "c2sim.py": ("{speech} -o out.wav", "bands_lower=x rateKin={rate_K} rateKout=out.f32 unknown=1 modelin="),
-    "eband_train.py": ("{bands} {model}", f"{TRAINER} {BANDS} {FS} test={{bands}} dec=2"),
-    "ebanddec_train.py": ("{bands} {model} --dec 2", f"{TRAINER} {BANDS} {FS} dec=0 dec=-1 dec=2.5 Wo=1"),
-    "newamp1_train.py": ("{rate_K} {model}", f"{TRAINER} Fs=0 Fs=-1 Fs=nan frames=-1 frames=x frames= eband_K=20"),
-    "eband_out.py": ("{network} {bands} {model}", "nb_samples=0 dec=0 dec=-1 dec=x frame=-1 unknown=1"),
-    "vq_pager.py": ("14 {bands}", "start=-1 start=x unknown=1 file2="),
-    "vq_vae_demo.py": ("", f"{TRAINER} test=qam num_embedding=1 embedding_dim=0 decay=1 decay=-1 decay=nan"),
-    "vq_vae_demo_2stage.py": ("", "epochs=0 nb_samples=0 seed=-1 num_embedding=0 decay=2 mbest=0 mbest=x"),
-    "vq_vae_ratek.py": ("{bands}", f"{TRAINER} eband_K=0 num_embedding=0 embedding_dim=0 dec=0"),
-    "vq_vae_ratek_conv1d.py": ("{bands}", f"{TRAINER} eband_K=0 num_embedding=0 embedding_dim=0 dec=0"),
+    "codec2_model": ("{model}", "nb_samples=0 nb_samples=x nb_samples=1e3 frame=-1 frame=x"),
+    "c2sim": ("{speech_raw} -o out.wav", "bands_lower=x rateKin={rate_K} rateKout=out.f32"),
+    "eband_train": ("{bands} {model}", f"{EPOCHS} {SEED} {BANDS} {FS} test={{bands}} dec=2"),
+    "ebanddec_train": ("{bands} {model} --dec 2", f"{EPOCHS} {SEED} {BANDS} {FS} dec=0 dec=-1 dec=2.5 Wo=1"),
+    "newamp1_train": ("{rate_K} {model}", f"{EPOCHS} {SEED} Fs=0 Fs=nan Fs=inf frames=-1 frames= eband_K=20 nnout=x"),
+    "eband_out": ("{network} {bands} {model}", "nb_samples=0 dec=0 dec=-1 dec=x frame=-1"),
+    "vq_pager": ("14 {bands}", "start=-1 start=x file2="),
+    "vq_vae_demo": ("", f"{EPOCHS} {SEED} test=qam num_embedding=1 embedding_dim=0 start=x"),
+    "vq_vae_demo_2stage": ("", f"{EPOCHS} {SEED} test=qam num_embedding=0 decay=1 decay=-1 decay=nan mbest=0"),
+    "vq_vae_ratek": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS}"),
+    "vq_vae_ratek_conv1d": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} vq_stages=0 mbest=0 sweeps=-1 lower=x"),
+    "vq_ber": ("{vq_vae_ratek_conv1d} {bands}", f"{SEED} nb_samples=0 ber=-1 ber=51 ber=nan ber= nnout=x"),
 }
-USAGE_ERRORS = [
-    (script, words, option)
-    for script, (words, options) in USAGE.items()
-    if (ROOT / script).exists()
-    for option in options.split()
+
+
+@pytest.mark.parametrize("script", USAGE)
+def test_usage_errors(script, files, capsys):
+    module, (words, options) = importlib.import_module(script), USAGE[script]
+    module.parse_args(fill(words, files))
+    for option in options.split():
+        name, _, value = option.partition("=")
+        with pytest.raises(SystemExit) as error:
+            module.parse_args([*fill(words, files), f"--{name}", *fill(value, files)])
+        assert error.value.code == 2, option
+        assert ": error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+# ---------------------------------------------------------------- refused when the files are read
+
+OTHERS = [  # script, words, word of the message
+    ("codec2_model", f"{{model}} --noplots --frame {FRAMES}", f"--frame {FRAMES}"),
+    ("codec2_model", "{bands} --noplots", "{bands}"),
+    ("c2sim", "{speech_raw} --rateK --rateKin {bands} -o out.wav", "{bands}"),
+    ("c2sim", "--modelin {bands} -o out.wav", "{bands}"),
+    ("c2sim", "{speech_raw} --bands out.f32 --bands_lower 300 --modelout out.model", "300 dB"),
+    ("c2sim", "{speech_raw} --bands out.f32 --bands_lower nan", "nan dB"),
+    ("c2sim", "{speech_raw} --bands out --modelout out", "named twice"),
+    ("c2sim", "{speech_raw} -o x --rateK --rateKout ./x", "named twice"),
+    ("c2sim", "--modelin {model} --modelout {model}", "is an input"),
+    ("eband_train", "{model} {bands}", "{model}"),
+    ("eband_train", "{bands} {model} --nb_samples 99", "at least 100"),
+    ("eband_train", f"{{bands}} {{model}} --frame {FRAMES}", f"--frame {FRAMES}"),
+    ("eband_train", "{bands} {model} --gain 1", "{bands}"),
+    ("eband_train", "{bands} {model} --eband_K 13", "{bands}"),
+    ("eband_train", "{bands} {model} --eband_K 7", "{bands}"),
+    ("eband_train", "{bands} {model} --eband_K 99999999999", "{bands}"),
+    ("eband_train", "{log10} {model}", "{log10}"),
+    ("eband_train", "{bands} {silence}", "{silence}"),
+    ("eband_train", "{bands} {silent_end}", "{silent_end}"),
+    ("eband_train", "{bands} {silent_beginning}", "{silent_beginning}"),
+    ("eband_train", "{bands} {model} --test {rate_K} {model}", "{rate_K}"),
+    ("ebanddec_train", "{model} {bands} --dec 2", "{model}"),
+    ("ebanddec_train", "{bands} {model} --dec 4", "at least 400"),
+    ("ebanddec_train", "{bands} {model} --dec 4294967295", "at least"),
+    ("ebanddec_train", "{bands} {model} --dec 2 --gain 1", "{bands}"),
+    ("ebanddec_train", "{bands} {silence} --dec 2", "{silence}"),
+    ("newamp1_train", "{model} {rate_K}", "{rate_K}"),
+    ("newamp1_train", "{bands} {model}", "{bands}"),
+    ("newamp1_train", "{rate_K} {model} --nb_samples 99", "at least 100"),
+    ("newamp1_train", f"{{rate_K}} {{model}} --frames 3 {FRAMES}", f"no --frame {FRAMES}"),
+    ("eband_out", "{bands} {bands} {model}", "{bands}"),
+    ("eband_out", "{gain} {bands} {model}", "{gain}"),
+    ("eband_out", "{pairs} {bands} {model} --dec 2", "{pairs}"),
+    ("eband_out", "{network} {model} {bands}", "{bands}"),
+    ("eband_out", "{network} {bands} {silence}", "{silence}"),
+    ("eband_out", f"{{network}} {{bands}} {{model}} --frame {FRAMES}", f"--frame {FRAMES}"),
+    ("eband_out", "{network} {bands} {model} --nb_samples 5 --frame 5", "--frame 5"),
+    ("eband_out", "{network} {bands} {model} --modelout {model}", "is an input"),
+    ("vq_vae_ratek", "{bands} --num_embedding 16 --eband_K 13", "{bands}"),
+    ("vq_vae_ratek", "{bands} --num_embedding 300", "{bands}"),
+    ("vq_vae_ratek", "{bands} --nnin {bands}", "{bands}"),
+    ("vq_vae_ratek", "{rate_K} --nnin {vq_vae_ratek} --eband_K 20", "eband_K 14"),
+    ("vq_vae_ratek", "{bands} --nnin {vq_vae_ratek} --testout x --indexout x", "named twice"),
+    ("vq_vae_ratek", "{bands} --nnin {vq_vae_ratek} --testout {bands}", "is an input"),
+    ("vq_vae_ratek_conv1d", "{bands} --num_embedding 16 --eband_K 13", "{bands}"),
+    ("vq_vae_ratek_conv1d", "{bands} --num_embedding 300", "{bands}"),
+    ("vq_vae_ratek_conv1d", "{bands} --nnin {bands}", "{bands}"),
+    ("vq_vae_ratek_conv1d", "{rate_K} --nnin {vq_vae_ratek_conv1d} --eband_K 20", "eband_K 14"),
+    ("vq_vae_ratek_conv1d", "{bands} --nnin {vq_vae_ratek_conv1d} --testout x --indexout x", "named twice"),
+    ("vq_ber", "{vq_vae_ratek_conv1d} {rate_K}", "{rate_K}"),
 ]
 
 
-@pytest.mark.parametrize(("script", "words", "option"), USAGE_ERRORS)
-def test_usage_error(script, words, option, files, run_without_keras, tmp_path):
-    name, _, value = option.partition("=")
-    command = [*fill(words, files), f"--{name}", *fill(value, files)]
-    result = run_without_keras(script, *command, timeout=60)
-    assert_refused(result, status=2)
-    assert result.stdout == ""
+@pytest.mark.parametrize(("script", "words", "word"), OTHERS)
+def test_refused_when_loaded(script, words, word, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(script)
+    args = module.parse_args(fill(words, files))
+    with pytest.raises(FormatError) as error:
+        module.load(args) if hasattr(module, "load") else module.main(args)
+    assert word.format(**files) in str(error.value)
+    assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------- bad in other ways
+# ---------------------------------------------------------------- odd files that are no error
 
-OF_BOTH_RATE_K = [  # as in OTHERS, without the script
-    ("{bands} --seed 4294967296", "--seed", 2),
-    ("{bands} --num_embedding 16 --noplots --epochs 1 --nnout out", "out", 2),
-    ("{bands} --num_embedding 16 --noplots --epochs 1 --testout out --indexout out", "out", 2),
-]
-OTHERS = [  # script, words, word of the message, status
-    ("codec2_model.py", f"{{model}} --noplots --frame {FRAMES}", f"--frame {FRAMES}", 1),
-    ("codec2_model.py", "{bands} --noplots", "{bands}", 1),
-    ("c2sim.py", "{speech} --rateK --rateKin {bands} -o out.wav", "{bands}", 1),
-    ("c2sim.py", "--modelin {bands} -o out.wav", "{bands}", 1),
-    ("c2sim.py", "{speech} --bands out.f32 --bands_lower 300 --modelout out.model", "300 dB", 1),
-    ("c2sim.py", "{speech} --bands out.f32 --bands_lower nan", "nan dB", 1),
-    ("c2sim.py", "--modelin {phases} -o out.wav", "{phases}", 1),
-    ("c2sim.py", "{speech} --bands out --modelout out", "same file", 2),
-    ("c2sim.py", "{speech} -o x --rateK --rateKout ./x", "same file", 2),
-    ("eband_train.py", "{model} {bands}", "{model}", 1),
-    ("eband_train.py", "{bands} {model} --nb_samples 99", "at least 100", 1),
-    ("eband_train.py", f"{{bands}} {{model}} --frame {FRAMES}", f"--frame {FRAMES}", 1),
-    ("eband_train.py", "{bands} {model} --gain 1", "{bands}", 1),
-    ("eband_train.py", "{bands} {model} --eband_K 13", "{bands}", 1),
-    ("eband_train.py", "{bands} {model} --eband_K 7", "{bands}", 1),
-    ("eband_train.py", "{bands} {model} --eband_K 99999999999", "{bands}", 1),
-    ("eband_train.py", "{bands} {silence}", "{silence}", 1),
-    ("eband_train.py", "{bands} {phases}", "{phases}", 1),
-    ("eband_train.py", "{bands} {model} --test {bands} {silence}", "{silence}", 1),
-    ("eband_train.py", "{bands} {model} --test {rate_K} {model}", "{rate_K}", 1),
-    ("eband_train.py", "{bands} {model} --seed 4294967296", "--seed", 2),
-    ("eband_train.py", "{bands} {model} --noplots --epochs 1 --nnout out", "out", 2),
-    ("eband_train.py", "{bands} {model} --noplots --epochs 1 --gain inf", "--gain", 2),
-    ("eband_train.py", "{bands} {model} --Fs inf", "--Fs", 2),
-    ("ebanddec_train.py", "{model} {bands} --dec 2", "{model}", 1),
-    ("ebanddec_train.py", "{bands} {model} --dec 4", "at least 400", 1),
-    ("ebanddec_train.py", "{bands} {model} --dec 99999999999999999999", "at least", 1),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --gain 1", "{bands}", 1),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --eband_K 99999999999", "{bands}", 1),
-    ("ebanddec_train.py", "{bands} {silence} --dec 2", "{silence}", 1),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --seed 4294967296", "--seed", 2),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --noplots --epochs 1 --nnout out", "out", 2),
-    ("ebanddec_train.py", "{bands} {model} --dec 2 --Fs inf", "--Fs", 2),
-    ("newamp1_train.py", "{model} {rate_K}", "{rate_K}", 1),
-    ("newamp1_train.py", "{bands} {model}", "{bands}", 1),
-    ("newamp1_train.py", "{rate_K} {model} --nb_samples 99", "at least 100", 1),
-    ("newamp1_train.py", f"{{rate_K}} {{model}} --frames 3 {FRAMES}", f"no --frame {FRAMES}", 1),
-    ("newamp1_train.py", "{rate_K} {silence}", "{silence}", 1),
-    ("newamp1_train.py", "{rate_K} {model} --seed 4294967296", "--seed", 2),
-    ("newamp1_train.py", "{rate_K} {model} --noplots --epochs 1 --nnout out", "out", 2),
-    ("newamp1_train.py", "{rate_K} {model} --Fs inf", "--Fs", 2),
-    ("newamp1_train.py", "{mlfeat_A} {model} --noplots --epochs 1 --nnout out.keras", "{mlfeat_A}", 1),
-    ("newamp1_train.py", "{mlfeat_low} {model} --noplots --epochs 1 --nnout out.keras", "A[1] = -1", 1),
-    ("eband_out.py", "{bands} {bands} {model}", "{bands}", 1),
-    ("eband_out.py", "{network} {bands} {phases}", "phi[5] = nan", 1),
-    ("eband_out.py", "{network} {model} {bands}", "{bands}", 1),
-    ("eband_out.py", "{network} {bands} {silence}", "{silence}", 1),
-    ("eband_out.py", f"{{network}} {{bands}} {{model}} --frame {FRAMES}", f"--frame {FRAMES}", 1),
-    ("eband_out.py", "{network} {bands} {model} --nb_samples 5 --frame 5", "--frame 5", 1),
-    ("eband_out.py", "{network} {rate_K} {model}", "{rate_K}", 1),
-    ("vq_pager.py", "13 {bands}", "{bands}", 1),
-    ("vq_pager.py", "99999999999 {bands}", "{bands}", 1),
-    ("vq_pager.py", f"14 {{bands}} --start {FRAMES}", f"--start {FRAMES}", 1),
-    ("vq_pager.py", "0 {bands}", "argument K", 2),
-    ("vq_vae_demo.py", "--seed 4294967296", "--seed", 2),
-    ("vq_vae_demo.py", "--num_embedding 300 --nb_samples 299", "--nb_samples", 2),
-    ("vq_vae_demo_2stage.py", "--seed 4294967296", "--seed", 2),
-    ("vq_vae_ratek.py", "{bands} --eband_K 13", "{bands}", 1),
-    ("vq_vae_ratek.py", "{bands} --nnin {bands}", "{bands}", 1),
-    ("vq_vae_ratek.py", "{bands} --nnin {network}", "{network}", 1),
-    ("vq_vae_ratek_conv1d.py", "{bands} --eband_K 13", "{bands}", 1),
-    ("vq_vae_ratek_conv1d.py", "{bands} --nnin {bands}", "{bands}", 1),
-    ("vq_vae_ratek_conv1d.py", "{bands} --nnin {network}", "{network}", 1),
-    ("vq_vae_ratek.py", "{bands} --nnin {vq_vae_ratek}", "{vq_vae_ratek}", 1),
-    ("vq_vae_ratek_conv1d.py", "{bands} --nnin {vq_vae_ratek_conv1d}", "{vq_vae_ratek_conv1d}", 1),
-    *((script, *case) for script in ("vq_vae_ratek.py", "vq_vae_ratek_conv1d.py") for case in OF_BOTH_RATE_K),
-]
-OTHERS = [case for case in OTHERS if (ROOT / case[0]).exists()]
-
-
-@pytest.fixture(scope="session")
-def odd_files(files):
-    """Good files by slot, and some that are bad in a way that only one script may notice."""
-    arrays = good_arrays()
-    silence = arrays["model"].copy()
-    silence["A"] = 0
-    contents = {
-        "silence": silence.tobytes(),
-        "phases": with_field(arrays["model"], "phi", np.nan, 5),
-        "mlfeat_A": with_value(arrays["mlfeat"], np.nan, column=50),
-        "mlfeat_low": with_value(arrays["mlfeat"], -1, column=42),
-    }
-    more = {name: files["model"].with_name(name) for name in contents}
-    for name, content in contents.items():
-        more[name].write_bytes(content)
-    for script in ("vq_vae_ratek", "vq_vae_ratek_conv1d"):
-        more[script] = files["model"].with_name(script)
-        archive(more[script], {"options.json": json.dumps({"script": script, "eband_K": 14})})
-    return files | more
-
-
-@pytest.mark.parametrize(("script", "words", "word", "status"), OTHERS)
-def test_bad_otherwise(script, words, word, status, odd_files, run_without_keras, tmp_path):
-    result = run_without_keras(script, *fill(words, odd_files), timeout=60)
-    assert_refused(result, word.format(**odd_files), status=status)
-    assert "nan" not in result.stdout.lower()
-    assert not list(tmp_path.iterdir())
-
-
-# ---------------------------------------------------------------- silence and huge values that are no error
-
-
-def no_pitch(records):
-    """The records of a frame without harmonics, as other tools write them for silence."""
-    for name in ("Wo", "L", "A"):
-        records[name][FRAMES // 2] = 0
-
-
-def silent_end(records):
-    records["A"][-FRAMES // 10 :] = 0
-
-
-def silent_beginning(records):
-    records["A"][: -FRAMES // 10] = 0
-
-
-def loud(records):
-    records["A"][7, 1] = 1e30
+EBAND = "{bands} {changed} --epochs 1 --noplots"
 
 
 @pytest.mark.parametrize(
-    ("change", "script", "words"),
+    ("changed", "script", "words"),
     [
-        (no_pitch, "codec2_model.py", "{changed} --noplots"),
-        (no_pitch, "c2sim.py", "--modelin {changed} --phase0 --postfilter -o out.wav"),
-        (no_pitch, "eband_train.py", "{bands} {changed} --Wo --epochs 1 --noplots"),
-        (loud, "codec2_model.py", "{changed}"),
-        (loud, "c2sim.py", "--modelin {changed} --postfilter -o out.wav"),
-        (silent_end, "eband_train.py", "{bands} {changed} --epochs 1 --noplots"),
-        (silent_beginning, "eband_train.py", "{bands} {changed} --epochs 1 --noplots"),
-        (silent_beginning, "ebanddec_train.py", "{bands} {changed} --dec 2 --epochs 1 --noplots"),
-        (silent_end, "newamp1_train.py", "{rate_K} {changed} --epochs 1 --noplots"),
-        (silent_end, "ebanddec_train.py", "{bands} {changed} --dec 1 --epochs 1 --noplots"),
+        ("no_pitch", "codec2_model", "{changed} --noplots"),
+        ("silence", "codec2_model", "{changed} --noplots"),
+        ("no_pitch", "c2sim", "--modelin {changed} --phase0 --postfilter -o out.wav"),
+        ("no_pitch", "eband_train", f"{EBAND} --Wo"),
+        ("silent_end", "ebanddec_train", f"{EBAND} --dec 1 --test {{bands}} {{model}}"),
+        ("no_pitch", "newamp1_train", "{rate_K} {changed} --epochs 1 --noplots"),
     ],
 )
-def test_figures_are_numbers(change, script, words, files, run, tmp_path):
-    """Or the script says why there are none, which is as good."""
-    records = good_arrays()["model"]
-    change(records)
-    records.tofile(tmp_path / "changed.model")
-    result = run(script, *fill(words, files, changed="changed.model"), timeout=60)
-    if result.returncode:
-        assert_refused(result, "changed.model")
-    assert not {"nan", "inf"} & set(result.stdout.replace("/", " ").split())
-    assert "RuntimeWarning" not in result.stderr
-
-
-# ---------------------------------------------------------------- WAV headers that lie
-
-
-def wav_bytes(samples, channels=1, rate=8000, bits=16, tag=1):
-    size = len(samples)
-    align = channels * bits // 8
-    header = [16, tag + (channels << 16), rate, rate * align % 2**32, align + (bits << 16)]
-    chunk = b"WAVEfmt " + np.array(header, "<u4").tobytes() + b"data" + np.array(size, "<u4").tobytes()
-    return b"RIFF" + np.array(len(chunk) + size, "<u4").tobytes() + chunk + samples
-
-
-@pytest.mark.parametrize("cut", [1, 2, 2000, 5000])
-def test_wav_file_that_was_cut_off(cut, run, tmp_path):
-    (tmp_path / "cut.wav").write_bytes(wav_bytes(bytes(range(256)) * 20)[:-cut])
-    assert_refused(run("c2sim.py", "cut.wav", "-o", "out.raw", timeout=60), "cut.wav: ", 5164 - cut, 5164)
-
-
-@pytest.mark.parametrize("size", [0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
-def test_wav_file_that_was_a_stream(size, scratch):
-    """Programs that write to a pipe do not know the length before."""
-    samples = bytes(range(256)) * 20
-    header = wav_bytes(samples)[:44].replace(np.uint32(5120).tobytes(), np.uint32(size).tobytes())
-    scratch.write_bytes(header[:4] + np.uint32(size).tobytes() + header[8:] + samples)
-    np.testing.assert_array_equal(read_speech(scratch), np.frombuffer(samples, "<i2"))
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"channels": 0},
-        {"channels": 65535},
-        {"bits": 0},
-        {"tag": 7},
-        {"rate": 2**32 - 1},
-        {"rate": 0},
-        {"rate": 999},
-        {"rate": 1_000_001},
-        {"rate": 2**31 - 1},
-    ],
-)
-def test_wav_header_that_lies(header, run, tmp_path):
-    (tmp_path / "lies.wav").write_bytes(wav_bytes(bytes(range(256)) * 20, **header))
-    result = run("c2sim.py", "lies.wav", "-o", "out.raw", timeout=60)
-    assert_refused(result, "lies.wav: ")
-    assert [file.name for file in tmp_path.iterdir()] == ["lies.wav"]
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_figures_are_numbers(changed, script, words, files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(script)
+    args = module.parse_args(fill(words, files | {"changed": files[changed]}))
+    try:
+        module.main(args, module.load(args)) if hasattr(module, "load") else module.main(args)
+    except FormatError as error:  # or the script says why there are none, which is as good
+        assert str(files[changed]) in str(error)  # noqa: PT017
+    assert not {"nan", "inf"} & set(capsys.readouterr().out.replace("/", " ").split())
 
 
 # ---------------------------------------------------------------- random bytes
 
-FUZZ = settings(derandomize=True, deadline=None, max_examples=300, database=None)
+FUZZ = settings(derandomize=True, deadline=None, max_examples=200, database=None)
 CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8)
 
 
@@ -567,30 +366,13 @@ def result_unless_refused(function, filename, *arguments):
     return None
 
 
-def read_and_check(filename):
-    fields = codec2_model.read(filename)
-    codec2_model.check(filename, *fields[:3])
-    return fields
-
-
-def read_and_check_rate_K(filename, K, gain):
-    vectors = codec2_model.read_rate_K(filename, K)
-    codec2_model.check_rate_K(filename, vectors, gain)
-    return vectors
-
-
-def read_speech(filename):
-    with contextlib.redirect_stderr(None):
-        return c2sim.read_speech(str(filename))
-
-
 @FUZZ
 @given(count=st.integers(0, 4), changes=CHANGES, cut=st.sampled_from([0] * 8 + [1, 1299, 1300]), noise=st.binary())
 def test_any_model_file_is_read_or_refused(scratch, count, changes, cut, noise):
     data = good_arrays()["model"][:count].tobytes() or noise
     data = changed_bytes(data, changes, min(cut, len(data))) if data else data
     scratch.write_bytes(data)
-    fields = result_unless_refused(read_and_check, scratch)
+    fields = result_unless_refused(codec2_model.read, scratch)
     if fields is None:
         return
     Wo, L, A, phi, voiced = fields
@@ -609,21 +391,26 @@ def test_any_rate_K_file_is_read_or_refused(scratch, data, K, gain, speech):
     if speech:  # values in the range, so that some are taken
         data = (np.frombuffer(data, np.uint8).astype("<f4") * gain / 40).tobytes()
     scratch.write_bytes(data)
-    vectors = result_unless_refused(read_and_check_rate_K, scratch, K, gain)
+    vectors = result_unless_refused(codec2_model.read_rate_K, scratch, K, gain)
     if vectors is None:
         return
     assert vectors.shape == (len(data) // (4 * K), K)
-    assert (np.abs(vectors) <= 20 * gain).all()
-    codec2_model.write_rate_K(vectors, scratch)
+    assert (np.abs(vectors) <= 200).all()
+    codec2_model.write_rate_K(codec2_model.read_floats(scratch, K), scratch)
     assert scratch.read_bytes() == data
 
 
-HEADERS = st.lists(st.tuples(st.integers(0, 47), st.integers(0, 255)), max_size=4)
+def wav_bytes(samples, channels=1, rate=8000, bits=16, tag=1):
+    size = len(samples)
+    align = channels * bits // 8
+    header = [16, tag + (channels << 16), rate, rate * align % 2**32, align + (bits << 16)]
+    chunk = b"WAVEfmt " + np.array(header, "<u4").tobytes() + b"data" + np.array(size, "<u4").tobytes()
+    return b"RIFF" + np.array(len(chunk) + size, "<u4").tobytes() + chunk + samples
 
 
 @FUZZ
 @given(
-    changes=HEADERS,
+    changes=st.lists(st.tuples(st.integers(0, 47), st.integers(0, 255)), max_size=4),
     cut=st.sampled_from([0] * 6 + [1, 2, 150, 190]),
     header=st.sampled_from([{}, {"channels": 2}, {"bits": 8}, {"bits": 24}, {"bits": 32}, {"bits": 32, "tag": 3}]),
     noise=st.binary(max_size=64),
@@ -635,7 +422,7 @@ def test_any_speech_file_is_read_or_refused(scratch, changes, cut, header, noise
         data = data[:place] + bytes([value]) + data[place + 1 :]
     data = data[: len(data) - cut] if is_wav else noise
     scratch.write_bytes(data)
-    speech = result_unless_refused(read_speech, scratch)
+    speech = result_unless_refused(c2sim.read_speech, str(scratch))
     if speech is None:
         return
     assert speech.dtype == np.int16
@@ -645,60 +432,40 @@ def test_any_speech_file_is_read_or_refused(scratch, changes, cut, header, noise
 
 # ---------------------------------------------------------------- networks of others
 
-MAKE_NETWORKS = """
-import sys
-import keras
-
-def attack(x):
-    open("it_ran", "w")
-    return x
-
-class Strange(keras.layers.Layer):
-    def call(self, x):
-        return x
-
-def save(name, width, *layers):
-    keras.Sequential([keras.Input((width,)), *layers]).save(name + ".keras")
-
-save("lambda", 14, keras.layers.Lambda(attack, name="interpolation"), keras.layers.Dense(128))
-save("python_lambda", 14, keras.layers.Lambda(lambda x: attack(x), name="interpolation"), keras.layers.Dense(128))
-save("unknown_class", 14, Strange(name="interpolation"), keras.layers.Dense(128))
-save("no_interpolation", 14, keras.layers.Dense(128))
-save("other_input", 10, keras.layers.Dense(128, name="interpolation"))
-save("other_output", 14, keras.layers.Dense(100, name="interpolation"))
-save("good", 14, keras.layers.Dense(128, name="interpolation"))
-"""
-
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """Folder of networks that Keras has written, with options as if they came from eband_train."""
+    import keras
+
     folder = tmp_path_factory.mktemp("networks")
-    (folder / "make.py").write_text(MAKE_NETWORKS)
-    run_in(folder, folder / "make.py", check=True)
+
+    class Strange(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    def attack(x):
+        (folder / "it_ran").touch()
+        return x
+
+    def interpolation(width=128):
+        return keras.layers.Dense(width, name="interpolation")
+
+    layers = {
+        "lambda": (14, keras.layers.Lambda(attack, name="interpolation"), keras.layers.Dense(128)),
+        "python_lambda": (14, keras.layers.Lambda(lambda x: attack(x), name="interpolation"), keras.layers.Dense(128)),
+        "unknown_class": (14, Strange(name="interpolation"), keras.layers.Dense(128)),
+        "no_interpolation": (14, keras.layers.Dense(128)),
+        "other_input": (10, interpolation()),
+        "other_output": (14, interpolation(100)),
+        "good": (14, interpolation()),
+    }
+    for name, (width, *stack) in layers.items():
+        x = inputs = keras.Input((width,))
+        for layer in stack:
+            x = layer(x)
+        plumbing.save_network(keras.Model(inputs, x), OPTIONS, folder / f"{name}.keras")
     (folder / "it_ran").unlink()
-    for network in folder.glob("*.keras"):
-        with zipfile.ZipFile(network, "a") as file:
-            file.writestr("options.json", json.dumps(OPTIONS))
-    whole = zipfile.ZipFile(folder / "good.keras")
-    members = {name: whole.read(name) for name in whole.namelist()}
-    names = {
-        "no_network": ["options.json"],
-        "no_weights": ["options.json", "config.json", "metadata.json"],
-    }
-    for name, kept in names.items():
-        archive(folder / f"{name}.keras", {member: members[member] for member in kept})
-    attack = json.loads(members["config.json"])
-    attack["config"]["layers"][1] = {
-        "module": "os",
-        "class_name": "system",
-        "config": {"command": "touch it_ran"},
-        "registered_name": None,
-    }
-    archive(folder / "os_system.keras", {**members, "config.json": json.dumps(attack)})
-    weights = bytearray(members["model.weights.h5"])
-    weights[len(weights) // 4 :] = bytes(len(weights) - len(weights) // 4)
-    archive(folder / "weights_gone.keras", {**members, "model.weights.h5": bytes(weights)})
     return folder
 
 
@@ -706,24 +473,18 @@ BAD_NETWORKS = {
     "lambda": "attack",
     "python_lambda": "Lambda",
     "unknown_class": "Strange",
-    "os_system": "system",
     "no_interpolation": "interpolation",
     "other_input": "14",
     "other_output": "128",
-    "no_network": "",
-    "no_weights": "",
-    "weights_gone": "",
 }
 
 
-def run_eband_out(network, files, monkeypatch):
-    """Run eband_out in this process, which saves the seconds that Keras takes to import."""
+def run_eband_out(network, files):
     import eband_out
 
     command = [network, files["bands"], files["model"], "--noplots", "--modelout", "out.model"]
-    monkeypatch.setattr(sys, "argv", ["eband_out.py", *map(str, command)])
-    args = eband_out.parse_args()
-    eband_out.main(args, *eband_out.prepare(args))
+    args = eband_out.parse_args(list(map(str, command)))
+    eband_out.main(args, eband_out.load(args))
     return True
 
 
@@ -733,35 +494,27 @@ def test_network_that_cannot_be_run_is_refused(name, networks, files, tmp_path, 
     """Nothing of it is executed."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FormatError) as error:
-        run_eband_out(networks / f"{name}.keras", files, monkeypatch)
-    assert str(error.value).startswith(f"{networks / name}.keras: not a network that can be run: ")
+        run_eband_out(networks / f"{name}.keras", files)
+    assert str(error.value).startswith(f"{networks / name}.keras: ")
     assert BAD_NETWORKS[name] in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_network_of_another_kind_on_the_command_line(networks, files, run, tmp_path):
-    result = run("eband_out.py", networks / "lambda.keras", files["bands"], files["model"], "--modelout", "out.model")
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith(f"eband_out.py: error: {networks / 'lambda.keras'}: ")
-    assert "Traceback" not in result.stderr
-    assert not list(tmp_path.iterdir())
+    assert not (networks / "it_ran").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_network_with_changed_bytes_runs_or_is_refused(networks, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_eband_out(networks / "good.keras", files, monkeypatch)
+    run_eband_out(networks / "good.keras", files)
     assert (tmp_path / "out.model").stat().st_size == FRAMES * RECORD.itemsize
     good = (networks / "good.keras").read_bytes()
     rng = np.random.default_rng(5)
     refused = 0
-    for i in range(60):
+    for i in range(30):
         place = rng.integers(len(good)) if i % 2 else -rng.integers(1, 800)  # half of them in the table of contents
-        data = changed_bytes(good, [], 0 if i % 3 else rng.integers(1, len(good)))
-        data = bytearray(data)
+        data = bytearray(changed_bytes(good, [], 0 if i % 3 else rng.integers(1, len(good))))
         data[place % len(data)] ^= 1 << rng.integers(8)
         (networks / "changed.keras").write_bytes(data)
-        refused += not result_unless_refused(run_eband_out, networks / "changed.keras", files, monkeypatch)
-    assert 20 < refused < 60
+        refused += not result_unless_refused(run_eband_out, networks / "changed.keras", files)
+    assert 10 < refused < 30
     assert "nan" not in capsys.readouterr().out

@@ -7,18 +7,15 @@ import subprocess
 import sys
 import time
 
-import matplotlib
-
-matplotlib.use("Agg")
+import codec2_model
+import vq_pager
+from plumbing import FormatError
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import ROOT, assert_refused
 from matplotlib.backend_bases import KeyEvent, MouseEvent
-
-import codec2_model
-import vq_pager
 
 
 @pytest.fixture
@@ -110,7 +107,8 @@ def test_default_keys_are_off(turner):
 def test_in_a_window(vectors, tmp_path):
     pytest.importorskip("tkinter", reason="needs tkinter (Debian: python3-tk)")
     command = ["xvfb-run", "-a", sys.executable, __file__]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -119,12 +117,12 @@ def use_window():
     with Window() as window:
         for key, first in (("n", 16), ("space", 32), ("Right", 32), ("b", 16), ("Left", 0), ("b", 0), ("x", 16)):
             window.do("key", key)
-            window.wait_for(f"shown: {first} to {min(first + 15, 39)}")
+            window.wait_for(first)
         window.do("mousemove", "500", "400", "click", "1")
         window.wait_for_end()
     with Window() as window:
         window.do("key", "n")
-        window.wait_for("shown: 16 to 31")
+        window.wait_for(16)
         window.close()
         window.wait_for_end()
     for key in ("q", "Escape"):
@@ -133,14 +131,25 @@ def use_window():
             window.wait_for_end()
 
 
+SHOW = """
+import sys, vq_pager
+turn = vq_pager.Pager.turn
+def told(pager, pages):
+    turn(pager, pages)
+    print("shown", pager.fig.axes[0].get_title(), flush=True)
+vq_pager.Pager.turn = told
+vq_pager.main(vq_pager.parse_args(sys.argv[1:]))
+"""
+
+
 class Window:
     """vq_pager.py in a window, its pages announced on stdout."""
 
     def __enter__(self):
-        env = {**os.environ, "MPLBACKEND": "TkAgg"}
-        command = [sys.executable, "-u", ROOT / "vq_pager.py", "14", "a.f32"]
+        env = {**os.environ, "MPLBACKEND": "TkAgg", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", SHOW, "14", "a.f32"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-        self.wait_for("shown: 0 to 15")
+        self.wait_for(0)
         search = ["xdotool", "search", "--sync", "--onlyvisible", "--name", "Figure 1"]
         self.id = subprocess.run(search, check=True, capture_output=True, text=True).stdout.split()[0]
         time.sleep(0.5)  # it is mapped, but has to be drawn before it listens
@@ -149,7 +158,7 @@ class Window:
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def do(self, *words):
         subprocess.run(["xdotool", *words], check=True, timeout=20)
@@ -165,13 +174,13 @@ class Window:
         x11.XSendEvent(display, ctypes.c_ulong(int(self.id)), False, ctypes.c_long(0), event)
         x11.XSync(display, False)
 
-    def wait_for(self, line):
+    def wait_for(self, first):
+        """Until a page is shown that begins with this vector."""
         for said in self.process.stdout:
             if said.startswith("shown"):
-                assert said.strip() == line
+                assert said.split() == ["shown", str(first)]
                 return
-            print(said, end="")
-        raise AssertionError(f"ended before it said {line}")
+        raise AssertionError(f"ended before it showed {first}")
 
     def wait_for_end(self):
         assert self.process.wait(20) == 0
@@ -182,93 +191,150 @@ class Window:
 
 
 def test_files_without_a_display(vectors, run, tmp_path):
+    """The first two of three pages."""
     result = run("vq_pager.py", 14, "a.f32", "--file2", "b.f32", "--start", 5, "--plot_dir", "plots")
     assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
     assert result.stdout.splitlines() == [
         "vectors: 40",
-        f"range: {vectors.min():.2f} to {vectors.max():.2f} dB",
-        "shown: 5 to 20",
+        f"range: {vectors.min():.2f} to {vectors.max():.2f}",
         f"plot: {os.path.join('plots', 'vq_pager_1.png')}",
-        "shown: 21 to 36",
         f"plot: {os.path.join('plots', 'vq_pager_2.png')}",
-        "shown: 37 to 39",
-        f"plot: {os.path.join('plots', 'vq_pager_3.png')}",
     ]
-    assert len(list((tmp_path / "plots").iterdir())) == 3
+    assert len(list((tmp_path / "plots").iterdir())) == 2
 
 
-def test_one_vector_of_one_value(run, tmp_path):
-    codec2_model.write_rate_K(np.zeros((1, 1)), tmp_path / "one.f32")
-    result = run("vq_pager.py", 1, "one.f32")
-    assert result.returncode == 0, result.stderr
+@pytest.fixture
+def main(tmp_path, monkeypatch):
+    """main(arguments) of the pager in `tmp_path`, in this process."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: vq_pager.main(vq_pager.parse_args(list(map(str, arguments))))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of all pages, as they were when they were saved."""
+    pages = []
+
+    def save(figure, name, *_):
+        labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        lines = {ax.get_title(): [line.get_ydata() for line in ax.lines] for ax in figure.axes if ax.lines}
+        pages.append({"unit": figure.get_supylabel(), "labels": labels, "lines": lines})
+        return True
+
+    monkeypatch.setattr("plumbing.save_picture", save)
+    return pages
+
+
+def test_second_file_over_the_first_as_far_as_it_goes(vectors, main, drawn):
+    main(14, "a.f32", "--file2", "b.f32", "--start", 10)
+    first, second = drawn
+    assert list(first["lines"]) == [str(number) for number in range(10, 26)]
+    assert [len(lines) for lines in first["lines"].values()] == [2] * 10 + [1] * 6
+    np.testing.assert_array_equal(first["lines"]["12"][0], vectors[12])
+    np.testing.assert_array_equal(first["lines"]["12"][1], vectors[12] + 1)
+    assert list(second["lines"]) == [str(number) for number in range(26, 40)]
+    assert first["unit"] == "value"  # whatever it is, dB or not
+    assert first["labels"] == ["a.f32", "b.f32"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [b"$x$.f32", b"$a_{$.f32", b"\xff\xe6.f32", b"a%s{x}\\n.f32"])
+def test_names_that_mean_something_to_matplotlib(name, vectors, main, tmp_path):
+    name = os.fsdecode(name)
+    os.rename(tmp_path / "a.f32", tmp_path / name)
+    main(14, name, "--start", 39)
     assert (tmp_path / "vq_pager_1.png").exists()
 
 
-def test_many_pages_say_that_there_are_more(tmp_path, capsys):
-    vq_pager.page_through(lambda fig, page: None, 12, "page", tmp_path, nb_png=2)
-    assert capsys.readouterr().out.splitlines()[-1] == "plot: the first 2 of 12 pages"
-    assert {path.name for path in tmp_path.iterdir()} == {"page_1.png", "page_2.png"}
+def test_one_vector_of_one_value(main, tmp_path):
+    codec2_model.write_rate_K(np.zeros((1, 1)), tmp_path / "one.f32")
+    main(1, "one.f32")
+    assert (tmp_path / "vq_pager_1.png").exists()
 
 
 def test_needs_neither_keras_nor_scipy(vectors, tmp_path):
     """With modules of these names in the way that refuse to be imported."""
     for name in ("keras", "tensorflow", "scipy"):
         (tmp_path / f"{name}.py").write_text("raise AssertionError")
-    code = f"import sys; sys.argv = ['vq_pager.py', '14', 'a.f32']; sys.path[:0] = ['.', {str(ROOT)!r}]; "
-    code += "import vq_pager; vq_pager.main()"
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "MPLBACKEND": "Agg"})
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, ROOT / "vq_pager.py", "14", "a.f32"], cwd=tmp_path, env=env)
     assert result.returncode == 0
-    assert (tmp_path / "vq_pager_3.png").exists()
+    assert (tmp_path / "vq_pager_2.png").exists()
+
+
+# ---------------------------------------------------------------- frames
+
+
+def test_typical_frames_are_loud_and_spread_over_the_percentiles():
+    """Frames 0 … 999 are quiet; of frame 1000 + i, SD is i."""
+    sd = np.r_[np.full(1000, 1e6), np.arange(1001.0)]
+    level = np.r_[np.zeros(1000), np.full(1001, 50)]
+    frames, titles = vq_pager.typical_frames(sd, level, n=4)
+    np.testing.assert_array_equal(frames, [1050, 1350, 1650, 1950])
+    assert titles[1] == "frame 1350: SD 350.0 dB² (35 %)"
+
+
+def test_pages_of_frames(drawn):
+    """Frame 2 has harmonics at 100, 200 … 500 Hz, 40 dB; the network has made 46 dB of them, the other 20 dB."""
+    L, A = np.full(9, 5), np.zeros((9, 161), np.float32)
+    A[:, 1:6] = 100
+    records = (np.full(9, np.pi / 40), L, A, np.zeros((9, 161)), np.ones(9))
+    spectra = {"network": np.full((7, 128), 46), "baseline": np.full((7, 128), 20)}
+    vq_pager.page_frames(range(2, 9), [f"frame {f}" for f in range(2, 9)], records, spectra, "frames", None)
+    assert [len(page["lines"]) for page in drawn] == [7, 2]  # six frames, and their waves, without a title
+    original, network, baseline = drawn[0]["lines"]["frame 2"]
+    np.testing.assert_allclose(original, 40, atol=1e-4)
+    np.testing.assert_allclose(network, 46, atol=1e-4)
+    np.testing.assert_allclose(baseline, 20, atol=1e-4)
+    wave, decoded = drawn[0]["lines"][""]
+    assert wave.max() == pytest.approx(500)  # all cosines in phase
+    assert decoded.max() == pytest.approx(500 * 10**0.3 - 1.2 * 500 * 10**0.3, abs=1)
+
+
+def test_sd_over_frames():
+    sd = {"network": np.arange(100.0), "baseline": np.full(100, 200.0)}
+    fig = vq_pager.plot_sd(sd, np.arange(1000, 1100))
+    histogram, by_frame = fig.axes
+    assert {text.get_text() for text in histogram.get_legend().get_texts()} == {
+        "network, mean 49.5 dB²",
+        "baseline, mean 200.0 dB²",
+    }
+    assert by_frame.lines[-1].get_xdata()[0] == 1000
+    plt.close(fig)
 
 
 # ---------------------------------------------------------------- bad input
 
 
-def empty(folder):
-    (folder / "empty.f32").touch()
-    return [14, "empty.f32"], "empty.f32"
-
-
-def truncated(folder):
-    (folder / "cut.f32").write_bytes((folder / "a.f32").read_bytes()[:-1])
-    return [14, "cut.f32"], "cut.f32"
-
-
-def not_a_number(folder):
-    codec2_model.write_rate_K([[1, np.nan]], folder / "nan.f32")
-    return [2, "nan.f32"], "nan.f32"
-
-
-def infinite_second(folder):
-    codec2_model.write_rate_K(np.full((3, 14), np.inf), folder / "inf.f32")
-    return [14, "a.f32", "--file2", "inf.f32"], "inf.f32"
-
-
-CASES = [
-    empty,
-    truncated,
-    not_a_number,
-    infinite_second,
-    lambda folder: ([13, "a.f32"], "13"),
-    lambda folder: ([14, "nowhere.f32"], "nowhere.f32"),
-    lambda folder: ([14, "a.f32", "--file2", "nowhere.f32"], "nowhere.f32"),
-    lambda folder: ([14, "a.f32", "--start", 40], "40 vectors"),
-    lambda folder: ([14, "."], "."),
-    lambda folder: ([14, "a.f32", "--plot_dir", "b.f32"], "b.f32"),
-]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_refused(case, vectors, run, tmp_path):
-    command, word = case(tmp_path)
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ((14, "cut.f32"), "cut.f32"),
+        ((14, "nan.f32"), "nan.f32"),
+        ((14, "a.f32", "--file2", "nan.f32"), "nan.f32"),
+        ((13, "a.f32"), "vectors of 13 floats"),
+        ((99999999999, "a.f32"), "K"),
+        ((14, "a.f32", "--file2", "nowhere.f32"), "nowhere.f32"),
+        ((14, "a.f32", "--start", 40), "40 vectors"),
+        ((14, "a.f32", "--plot_dir", "b.f32"), "b.f32"),
+        ((0, "a.f32"), "K"),
+        ((14, "a.f32", "--start", -1), "--start"),
+    ],
+)
+def test_bad_input_is_refused(command, word, vectors, main, tmp_path, capsys):
+    (tmp_path / "cut.f32").write_bytes((tmp_path / "a.f32").read_bytes()[:-1])
+    np.full((3, 14), np.nan, "<f4").tofile(tmp_path / "nan.f32")
     before = set(tmp_path.iterdir())
-    assert_refused(run("vq_pager.py", *command), word)
+    with pytest.raises((FormatError, OSError, SystemExit)) as error:
+        main(*command)
+    assert word in str(error.value) + capsys.readouterr().err
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("arguments", [(0, "a.f32"), ("a.f32",), (14, "a.f32", "--start", -1), (14, "a.f32", "--x")])
-def test_usage_errors(arguments, run):
-    assert_refused(run("vq_pager.py", *arguments), status=2)
+def test_refusals_on_the_command_line(vectors, run):
+    assert_refused(run("vq_pager.py", 14, "a.f32", "--file2", "nowhere.f32"), "nowhere.f32")
+    assert_refused(run("vq_pager.py", 14, "a.f32", "--x"), "--x", status=2)
 
 
 def test_help(run):

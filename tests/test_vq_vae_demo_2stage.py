@@ -1,54 +1,66 @@
-"""vq_vae_demo_2stage.py: what the second stage gains, from the command line."""
+"""vq_vae_demo_2stage.py: what the second stage gains."""
+
+import vq_vae_demo_2stage as script
 
 import numpy as np
 import pytest
+from conftest import figures
 from PIL import Image
 
-import vq_vae_demo_2stage
-
-
-def figures(stdout):
-    """{name: values} of the lines `name: value … unit`."""
-    lines = (
-        line.split(": ") for line in stdout.splitlines() if ": " in line and not line.startswith(("epoch", "plot"))
-    )
-    return {name: [float(v) for v in values.split()[:-1] if v != "of" and v != "per"] for name, values in lines}
+FILM = {"vq_vae_demo_2stage.gif", "vq_vae_demo_2stage.png"}
 
 
 def test_better_than_stage_by_stage(run, tmp_path):
-    result = run("vq_vae_demo_2stage.py", "--epochs", 4, "--nb_samples", 20000, "--plot_dir", "plots")
+    """The script as its user runs it."""
+    result = run("vq_vae_demo_2stage.py", "--epochs", 6, "--nb_samples", 20000, "--plot_dir", "plots")
     assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
+    assert not result.stderr
     values = figures(result.stdout)
-    assert values["bits"] == [8]
-    figure = float(result.stdout.splitlines()[-1])
-    assert [figure] == values["held-out variance after"]
-    assert values["Shannon bound"][0] < figure <= 0.0125 < values["k-means, stage by stage"][0]
+    assert values["bits"] == 8
+    assert float(values["last"]) == values["held-out variance after"]
+    assert values["Shannon bound"] < values["held-out variance after"] <= 0.0125 < values["k-means, stage by stage"]
+    lines = dict(line.split(": ") for line in result.stdout.splitlines() if line.startswith("use of"))
     for stage in (1, 2):
-        counts = np.array(values[f"use of stage {stage}"])
-        assert len(counts) == 16
-        assert counts.sum() == 50_000  # every vector is counted
+        counts = np.array(lines[f"use of stage {stage}"].split()[:-1], int)
+        assert len(counts) == values[f"codewords of stage {stage} in use"] == 16
+        assert counts.sum() == script.HELD_OUT  # every vector is counted
         assert (counts > 0).all()
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
-        "vq_vae_demo_2stage.gif",
-        "vq_vae_demo_2stage.png",
-    }
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == FILM
     with Image.open(tmp_path / "plots" / "vq_vae_demo_2stage.gif") as film:
-        assert film.n_frames == 5  # the start as well
+        assert film.n_frames == 7  # the start as well
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--embedding_dim", 1, "--num_embedding", 3, "--mbest", 1, "--train_decoder"),
-        ("--embedding_dim", 4, "--num_embedding", 5, "--test", "qpsk", "--mbest", 9, "--decay", 0.99),
+        ("3", "--embedding_dim", "1", "--mbest", "1", "--train_decoder"),
+        ("5", "--embedding_dim", "4", "--test", "qpsk", "--mbest", "9", "--decay", "0.99"),
     ],
 )
 def test_other_sizes(options, tmp_path, capsys):
-    """In this process, so that Keras is imported once."""
-    options = list(map(str, (*options, "--epochs", 1, "--nb_samples", 5000, "--plot_dir", tmp_path)))
-    vq_vae_demo_2stage.main(vq_vae_demo_2stage.parse_args(options))
+    """In this process, which has Keras already."""
+    short = ["--epochs", "1", "--nb_samples", "5000", "--plot_dir", str(tmp_path)]
+    args = script.parse_args(["--num_embedding", *options, *short])
+    script.main(args, script.load(args))
     values = figures(capsys.readouterr().out)
-    assert values["bits"] == [pytest.approx(2 * np.log2(int(options[3])), abs=0.01)]
-    assert values["held-out variance after"][0] < values["held-out variance before"][0]
-    assert {path.name for path in tmp_path.iterdir()} == {"vq_vae_demo_2stage.gif", "vq_vae_demo_2stage.png"}
+    assert values["bits"] == pytest.approx(2 * np.log2(int(options[0])), abs=0.01)
+    assert values["held-out variance after"] < values["held-out variance before"]
+    assert {path.name for path in tmp_path.iterdir()} == FILM
+
+
+def test_k_means_quantises_the_residual():
+    """Vectors that are sums of a far and a near step: codebook 1 finds the far ones, codebook 2 the near ones."""
+    rng = np.random.default_rng(1)
+    x = np.float32(rng.choice([-10, 10], (1000, 1)) + rng.choice([-1, 1], (1000, 1)))
+    codebooks = script.kmeans_codebooks(x, 10, script.parse_args(["--num_embedding", "2"]), rng)
+    np.testing.assert_allclose(np.sort(codebooks[:, :, 0]), [[-10, 10], [-1, 1]], atol=0.2)
+
+
+def test_quantised_as_the_sum_of_two_codewords():
+    """Nearest to [0.9, 1.1] is [1, 0] + [0, 1]: error (0.01 + 0.01) / 2."""
+    args = script.parse_args(["--num_embedding", "2"])
+    network = script.build_network(args)
+    network.get_layer("quantizer").codebooks.assign([[[9, 9], [1, 0]], [[0, 1], [5, 5]]])
+    indices, distortion = script.quantise(network, np.float32([[0.9, 1.1]]))
+    np.testing.assert_array_equal(indices, [[1, 0]])
+    assert distortion == pytest.approx(0.01, rel=1e-4)

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""What do bit errors do to a quantiser, and how much does the numbering of its codewords matter?
+
+Usage:
+    ./vq_ber.py vq.keras test.f32                               # SD over the bit error rate, as numbered and renumbered
+    ./vq_ber.py vq.keras train.f32 --nnout vq_renumbered.keras  # writes the renumbered network
+
+A wrong bit makes the receiver take another codeword: the one whose number differs in that bit.  So codewords that are
+near each other should have numbers that differ in one bit.  Every stage is ordered along the principal axis of its
+codewords and numbered in Gray code; then pairs of codewords swap numbers as long as that lowers the expected squared
+error of one wrong bit (binary switching).  Numbers are all that changes: without bit errors the output is the same.
+
+Units: features in dB; bit error rates in %; errors in dB².
+
+Reference: K. Zeger and A. Gersho, "Pseudo-Gray coding", IEEE Trans. Communications 38(12), 1990.
+"""
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+
+import codec2_model
+import plumbing
+
+import numpy as np
+
+NAME = "vq_ber"
+BER = (0.01, 0.03, 0.1, 0.3, 1, 3)  # %
+PASSES = 40  # through the codewords of a stage, at most, when they swap numbers
+REPEATS = 4  # independent patterns of bit errors that a figure is the mean of
+STAGE_BER = 1  # %, of the figures for one stage alone
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description="Bit errors.", formatter_class=ArgumentDefaultsHelpFormatter)
+    parser.add_argument("network", metavar="NET", help="network of vq_vae_ratek_conv1d.py")
+    parser.add_argument("features", metavar="FEATURES", help="rate K vectors to code, in dB")
+    parser.add_argument("--ber", type=float, nargs="+", default=BER, metavar="%", help="bit error rates")
+    parser.add_argument("--nb_samples", type=plumbing.positive, metavar="N", help="use the first N frames")
+    parser.add_argument("--seed", type=plumbing.natural, default=1, help="of the bit errors")
+    parser.add_argument("--nnout", metavar="NET2", help="write the renumbered network here")
+    parser.add_argument("--noplots", action="store_true", help="print figures only")
+    parser.add_argument("--plot_dir", metavar="DIR", help="write the picture there instead of opening a window")
+    args = parser.parse_args(argv)
+    if not all(0 <= ber <= 50 for ber in args.ber):
+        parser.error("--ber must be 0 to 50 %")
+    if args.nnout and not args.nnout.endswith(".keras"):
+        parser.error("--nnout must end in .keras")
+    return args
+
+
+def load(args):
+    """{"x": rate K vectors [n][K] in dB, "options": those of the network}."""
+    plumbing.check_outputs([args.nnout], [args.network, args.features], None if args.noplots else args.plot_dir)
+    powers_of_2 = [2**bits for bits in range(1, 17)]
+    options = plumbing.read_options(args.network, {"eband_K": range(2, 161), "num_embedding": powers_of_2})
+    x = codec2_model.read_rate_K(args.features, options["eband_K"], max_nb_samples=args.nb_samples)
+    return {"x": x, "options": options}
+
+
+if __name__ == "__main__":  # report bad options and files before Keras loads
+    plumbing.plain_errors()
+    ARGS = parse_args()
+    DATA = load(ARGS)
+
+import vq_vae_ratek_conv1d as coder  # imports Keras
+
+from keras import ops
+
+# ---------------------------------------------------------------- numbering
+
+
+def renumber(codebook, use):
+    """Codeword [M] for each number, so that one wrong bit costs little; codebook [M][dim], use [M] of the codewords.
+
+    Codewords 0, 1, 2, 3 on a line, equally used: the numbers 00, 01, 10, 11 cost least, errors of 1, 2, 1 and 2.
+    """
+    M = len(codebook)
+    axis = np.linalg.eigh(np.cov(codebook.T))[1][:, -1] if codebook.shape[1] > 1 else np.ones(1)
+    number = np.arange(M) ^ np.arange(M) >> 1  # Gray code of the place along the principal axis
+    codeword = np.empty(M, int)
+    codeword[number] = np.argsort(codebook @ axis)
+    power = np.sum(codebook**2, axis=1)
+    distance = np.maximum(power[:, None] + power - 2 * codebook @ codebook.T, 0)
+    cost = distance * (use[:, None] + use)  # of a wrong bit between two codewords, both ways
+    flip = 1 << np.arange(M.bit_length() - 1)
+    neighbours = np.arange(M)[:, None] ^ flip  # [M][bits]
+    for _ in range(PASSES):
+        before = codeword.copy()
+        for a in range(M):
+            now = cost[codeword[:, None], codeword[neighbours]].sum(axis=1)  # [M], of the codeword at each number
+            mine = cost[codeword[a]]
+            moved = mine[codeword[neighbours]].sum(axis=1)  # [M], of codeword[a] if it had each number
+            others = cost[codeword[neighbours[a]]].sum(axis=0)[codeword]  # [M], of each codeword if it had number a
+            gain = now[a] + now - moved - others
+            gain[neighbours[a]] -= 2 * mine[codeword[neighbours[a]]]  # these two stay neighbours
+            b = np.argmax(gain)
+            if gain[b] > 1e-6 * now[a]:
+                codeword[[a, b]] = codeword[[b, a]]
+        if np.array_equal(before, codeword):
+            break
+    return codeword
+
+
+def renumber_network(network, indices):
+    """Renumber the codewords of a network for their use in indices [v][stages], which are returned as renumbered."""
+    quantizer = network.get_layer("quantizer")
+    codebooks, counts = map(ops.convert_to_numpy, (quantizer.codebooks, quantizer.counts))
+    codebooks, counts = codebooks.copy(), counts.copy()
+    renumbered = np.empty_like(indices)
+    for stage, index in enumerate(indices.T):
+        codeword = renumber(codebooks[stage], np.bincount(index, minlength=quantizer.M) / len(index))
+        codebooks[stage], counts[stage] = codebooks[stage][codeword], counts[stage][codeword]
+        renumbered[:, stage] = np.argsort(codeword)[index]
+    quantizer.codebooks.assign(codebooks)
+    quantizer.counts.assign(counts)
+    return renumbered
+
+
+# ---------------------------------------------------------------- bit errors
+
+
+def flip_bits(indices, M, ber, rng):
+    """Indices [v][stages] of M codewords after a channel that flips each bit with a probability of `ber` [stages] %."""
+    bits = M.bit_length() - 1
+    wrong = rng.random((*indices.shape, bits)) < np.asarray(ber)[:, None] / 100
+    return indices ^ (wrong << np.arange(bits)).sum(axis=-1)
+
+
+def sd_after(network, indices, x, counted, ber, seed):
+    """SD in dB² of what the receiver makes of indices [v][stages] after bit errors; ber for all stages, or [stages]."""
+    rng, quantizer, sd = np.random.default_rng(seed), network.get_layer("quantizer"), []
+    for _ in range(REPEATS):
+        received = flip_bits(indices, quantizer.M, np.broadcast_to(ber, indices.shape[1]), rng)
+        x_hat = coder.decode(network, ops.convert_to_numpy(quantizer.decode(received)))[: len(x)]
+        sd.append(np.mean((x - x_hat)[counted] ** 2))
+    return np.mean(sd)
+
+
+def plot(curves, ber):
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+    for (name, sd), style in zip(curves.items(), ("s--C1", "o-C0"), strict=True):
+        ax.loglog(ber, sd, style, label=name)
+    ax.set(xlabel="Bit error rate (%)", ylabel="SD of vectors (dB²)", title="Numbering of the codewords")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend()
+    return fig
+
+
+def main(args, data):
+    x, options = data["x"], data["options"]
+    coder_args = coder.parse_args([args.features, "--nnin", args.network])
+    coder.load(coder_args)  # checks all options of the network and takes them over
+    network = coder.load_trained(args.network, coder_args)
+    counted = coder.is_counted(x, coder_args)
+    _, indices, x_hat = coder.code(network, x, coder_args.sweeps, coder_args)
+    print(f"frames counted: {np.count_nonzero(counted)} of {len(x)}")
+    print(f"without bit errors SD: {np.mean((x - x_hat)[counted] ** 2):.2f} dB²")
+    curves = {}
+    for name in ("as numbered", "renumbered"):
+        if name == "renumbered":
+            indices = renumber_network(network, indices)
+        for stage, rates in enumerate(np.eye(options["vq_stages"]) * STAGE_BER):
+            sd = sd_after(network, indices, x, counted, rates, args.seed)
+            print(f"{name} SD at {STAGE_BER} % in stage {stage + 1} only: {sd:.2f} dB²")
+        curves[name] = [sd_after(network, indices, x, counted, ber, args.seed) for ber in args.ber]
+        for ber, sd in zip(args.ber, curves[name], strict=True):
+            print(f"{name} SD at {ber:g} %: {sd:.2f} dB²")
+    if args.nnout:
+        shape = options["vq_stages"], options["num_embedding"], options["eband_K"]
+        classical = plumbing.read_array(args.network, "classical", shape)
+        plumbing.save_network(network, options, args.nnout, classical=np.float16(classical))
+    if not args.noplots:
+        plumbing.show({NAME: plot(curves, args.ber)}, args.plot_dir)
+    print(f"{curves['renumbered'][-1]:.2f}")
+
+
+if __name__ == "__main__":
+    main(ARGS, DATA)
