@@ -21,7 +21,8 @@ demo: $(VENV)/demo
 	@$(PY) doc/demo.py
 
 bench: $(VENV)/demo
-	$(PY) tests/bench.py demo/bench.txt
+	mkdir -p demo
+	$(PY) tests/bench.py | tee demo/bench.txt
 
 results: $(VENV)/tests
 	$(PY) doc/results.py

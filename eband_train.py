@@ -225,7 +225,8 @@ def main(args, data):
     network = build_network(args.Wo, lines, offset)
     print(f"weights: {network.count_params()}")
     losses = train(network, data, lines, args)
-    options = {**vars(args), "input": "bands and Wo" if args.Wo else "bands", "width": WIDTH, "dec": 1}
+    options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
+    options |= {"input": "bands and Wo" if args.Wo else "bands", "width": WIDTH, "dec": 1}
     plumbing.save_network(network, options, args.nnout)
     outputs = {"network": network.output, "interpolation": network.get_layer("interpolation").output}
     models = keras.Model(network.inputs, outputs)

@@ -245,7 +245,8 @@ def main(args, data):
     network = build_network(args.dec, lines, offset)
     print(f"weights: {network.count_params()}")
     losses = train(network, data, lines, args)
-    options = {**vars(args), "input": "band pairs", "width": WIDTH}
+    options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
+    options |= {"input": "band pairs", "width": WIDTH}
     plumbing.save_network(network, options, args.nnout)
     outputs = {"network": network.output, "interpolation": network.get_layer("interpolation").output}
     models = keras.Model(network.inputs, outputs)

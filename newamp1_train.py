@@ -223,7 +223,8 @@ def main(args, data):
     network = build_network(parabolas(args.Fs))
     print(f"weights: {network.count_params()}")
     losses = train(network, data, args)
-    options = {**vars(args), "input": "newamp1", "width": WIDTH, "eband_K": K, "eband_start": 0, "gain": 10, "dec": 1}
+    options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
+    options |= {"input": "newamp1", "width": WIDTH, "eband_K": K, "eband_start": 0, "gain": 10, "dec": 1}
     plumbing.save_network(network, options, args.nnout)
     for name, part in data.items():
         sd = evaluate(name, part, network, args)

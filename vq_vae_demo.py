@@ -75,7 +75,7 @@ from keras import layers, ops
 from scipy.cluster.vq import kmeans2, vq
 
 
-@keras.saving.register_keras_serializable("codec2")
+@keras.saving.register_keras_serializable("codec2_one_stage")
 class VectorQuantizer(layers.Layer):
     """Vectors x [n][dim] become x_q, the nearest of M codewords; the gradient of x_q goes to x (straight-through).
 
@@ -202,6 +202,9 @@ def show_film(history, held, references, args):
         right.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {values[i]:.4f}")
         right.legend(loc="upper right")
 
+    draw(0)
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # axes stay where they are; laying out every picture takes longer than drawing it
     plumbing.show_film(fig, draw, len(history), "vq_vae_demo", args.plot_dir)
 
 

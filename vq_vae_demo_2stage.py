@@ -267,6 +267,9 @@ def show_film(history, held, references, args):
             ax.bar(np.arange(M), np.bincount(indices[:, stage], minlength=M))
             ax.set(xlabel="Codeword", ylabel="Held-out vectors", title=f"use of codebook {stage + 1}")
 
+    draw(0)
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # axes stay where they are; laying out every picture takes longer than drawing it
     plumbing.show_film(fig, draw, len(history), "vq_vae_demo_2stage", args.plot_dir)
 
 

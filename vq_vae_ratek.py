@@ -11,7 +11,8 @@ A vector is --dec consecutive frames.  The encoder maps it to --embedding_dim va
 these, and the decoder turns the codeword into --dec frames.  Beside it stands k-means with as many codewords, on the
 same vectors of the same randomly filtered speech.
 
-@EXPECTED@
+Expected: 22 minutes of speech, 15 s on two cores; SD on 61 s of other speakers and recordings, seeds 1 and 2: 28.9 dB²
+for 7 bits per frame, k-means 29.1; with --dec 2 --overlap (350 bit/s) 32.8, k-means 33.1 (seed 1).
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
 
@@ -107,7 +108,7 @@ from keras import layers, ops
 from scipy.cluster.vq import kmeans2
 
 
-@keras.saving.register_keras_serializable("codec2")
+@keras.saving.register_keras_serializable("codec2_one_stage")
 class VectorQuantizer(layers.Layer):
     """Vectors x [n][dim] become x_q, the nearest of M codewords; the gradient of x_q goes to x (straight-through).
 
@@ -232,7 +233,8 @@ def main(args, data):
     else:
         network = build_network(data["train"].mean(axis=0), args)
         kmeans = train(network, data["train"], data["held-out"], args, np.random.default_rng(args.seed))
-        plumbing.save_network(network, {**vars(args), "script": NAME}, args.nnout, kmeans=kmeans)
+        options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
+        plumbing.save_network(network, {**options, "script": NAME}, args.nnout, kmeans=kmeans)
     if args.indexin:
         indices, nb_frames = data["indices"]
         codec2_model.write_rate_K(decode(network, indices)[:nb_frames], args.testout)

@@ -49,7 +49,8 @@ BATCH = 32  # chunks
 STEPS = 10_000  # training steps, a batch each, that the default of --epochs comes to
 FIRST_STEPS = 250  # steps without the quantiser; in thousands of them the encoder's output would grow without bound
 ROUNDS = 40  # lines printed and evaluations made during a training
-LEARNING_RATE = 3e-3  # falls to 0 along a cosine
+LEARNING_RATE = 2e-3  # falls to 0 along a cosine
+CLIP_NORM = 0.5  # of all gradients together, which is 0.2 to 0.4 most of the time; one bad batch ruined a training
 TRAIN_MBEST = 4  # partial sums that the search in training carries from stage to stage
 BETA = 1  # weight of the commitment loss; with 0.25 the encoder's output grows
 DECAY = 0.99  # per step, of the EMA that the codebooks follow
@@ -301,7 +302,7 @@ def train(network, x, held, args, rng):
     options = {"loss": "mse", "loss_weights": 1 / SCALE_DB**2, "steps_per_execution": 10}
     # without the quantiser first, so that the codebooks start from vectors that mean something
     model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))
-    model.compile(keras.optimizers.Adam(LEARNING_RATE), **options)
+    model.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM), **options)
     fit(model, min(FIRST_STEPS, epochs * epoch_steps))
     some = random_chunks(-(-KMEANS * args.dec // CHUNK))[0]
     z_e = encoder.predict(some, verbose=0).reshape(-1, args.embedding_dim)
@@ -309,7 +310,7 @@ def train(network, x, held, args, rng):
 
     model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
-    model.compile(keras.optimizers.Adam(rate), **options)
+    model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), **options)
     rounds = np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))
     progress, history = plumbing.Progress(epochs), []
     with plumbing.CtrlC(model) as ctrl_c:
@@ -510,7 +511,7 @@ def main(args, data):
         some = random_filter(x[rng.permutation(len(x))[:KMEANS], None], rng)[:, 0]
         classical = kmeans_codebooks(some, 20, args, rng)
         history = train(network, data["train"], data["held-out"], args, rng)
-        options = {name: value for name, value in vars(args).items() if not isinstance(value, str)}  # no file names
+        options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
     quantizer = network.get_layer("quantizer")
     if args.indexin:

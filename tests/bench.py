@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Speed, start-up time and memory of the scripts: a table (`make bench` keeps it in demo/bench.txt).
+"""Speed, start-up time and memory of the scripts: a table.
+
+Usage:
+    tests/bench.py                # speech for 300 s; `make bench` keeps the table in demo/bench.txt
+    tests/bench.py 1000000        # memory only, of files with that many frames (1.5 GB of disk per million)
 
 Machines differ, and others may be at work on them: a ratio compares a figure with something measured in the same run,
 which is named beside it.  Input is the sample speech again and again, at random levels.  Every measurement is in a
-process of its own, and this one has not even NumPy, as Linux counts its memory as theirs.
+process of its own.  Memory is the most that a process had for itself: pages of files that it maps are not counted.
 """
 
 import json
@@ -18,15 +22,30 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {path.name: path.read_text() for path in sorted(ROOT.glob("*.py"))}
-OTHERS = {  # runs that only their memory is looked at
-    "codec2_model.py": "300.model",
-    "eband_out.py": "network.keras 300.f32 300.model --modelout out.model",
-    "vq_pager.py": "14 300.f32",
-    "vq_vae_demo.py": "--epochs 2",
-    "vq_vae_demo_2stage.py": "--epochs 2",
+TRAINERS = {  # options, files
+    "eband_train.py": "--Wo --nnout network.keras bands.f32 speech.model",
+    "ebanddec_train.py": "--dec 3 bands.f32 speech.model",
+    "newamp1_train.py": "K20.f32 speech.model",
+    "vq_vae_ratek.py": "bands.f32",
+    "vq_vae_ratek_conv1d.py": "--num_embedding 512 --nnout vq.keras bands.f32",  # k-means for 2048 takes a minute
 }
+OTHERS = {  # runs that only their memory is looked at
+    "codec2_model.py": "speech.model --noplots",
+    "eband_out.py": "network.keras bands.f32 speech.model --modelout out.model --noplots",
+    "vq_pager.py": "14 bands.f32 --plot_dir plots",
+    "vq_ber.py": "vq.keras bands.f32 --ber 1 --nb_samples 3000 --noplots",
+}
+DEMOS = {"vq_vae_demo.py": "--epochs 2 --plot_dir plots", "vq_vae_demo_2stage.py": "--epochs 2 --plot_dir plots"}
 seconds, peak = {}, {}  # of start-up; most memory in MB by script
+
+
+def own_memory(process):
+    """MB that a running process has for itself."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+    except (OSError, IndexError):  # it has just ended
+        return 0
 
 
 def run(program, *arguments, name=None, times=1):
@@ -37,27 +56,36 @@ def run(program, *arguments, name=None, times=1):
         with open("out.txt", "w") as out, open("err.txt", "w") as err:
             start = time.perf_counter()
             process = subprocess.Popen([*command, *arguments], stdout=out, stderr=err)
-            _, status, used = os.wait4(process.pid, 0)
+            while process.poll() is None:
+                peak[name] = max(peak.get(name, 0), own_memory(process))
+                time.sleep(0.01)
             least = min(least, time.perf_counter() - start)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out, err = (Path(file).read_text(errors="replace").strip() for file in ("out.txt", "err.txt"))
         if process.returncode:
-            raise RuntimeError(f"{program} ended with {process.returncode}: {err.rpartition(chr(10))[2]}")
-        peak[name] = max(peak.get(name, 0), used.ru_maxrss * 1024 / 1e6)  # KiB on Linux
-    return least, out.rpartition("\n")[2]
+            error = Path("err.txt").read_text(errors="replace").strip()
+            raise RuntimeError(f"{program} ended with {process.returncode}: {error.rpartition(chr(10))[2]}")
+    return least, Path("out.txt").read_text(errors="replace").strip().rpartition("\n")[2]
 
 
-def make_input():
-    """Write 3.raw and 300.raw, that many seconds of speech, up to 6 dB above or below the sample; rate K vectors."""
+def make_input(nb_frames):
+    """Write speech.raw, 30 s or less of it in short.raw, and the bands, K = 20 vectors and model of nb_frames."""
     import c2sim
+    from codec2_model import RECORD
+
+    import numpy as np
 
     gain = random.Random(1)
     sample = c2sim.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))
     louder = ((sample * 10 ** (gain.uniform(-6, 6) / 20)).clip(-32767, 32767) for _ in range(8))
-    speech = b"".join(part.astype("<i2").tobytes() for part in louder)
-    for length in (3, 300):
-        Path(f"{length}.raw").write_bytes(speech[: length * 2 * c2sim.FS_HZ])
-    c2sim.main(["300.raw", "--rateK", "--rateKout", "rate_K.f32"])
+    speech = np.concatenate([part.astype("<i2") for part in louder])[: 300 * c2sim.FS_HZ]
+    speech.tofile("speech.raw")
+    speech[: 3 * c2sim.FS_HZ].tofile("short.raw")
+    outputs = "--bands bands.f32 --rateK --rateKout K20.f32 --modelout speech.model"
+    c2sim.main(c2sim.parse_args(["speech.raw", *outputs.split()]))
+    for name, itemsize in (("bands.f32", 56), ("K20.f32", 80), ("speech.model", RECORD.itemsize)):
+        data, size = Path(name).read_bytes(), int(nb_frames) * itemsize
+        with open(name, "wb") as file:
+            for start in range(0, size, len(data)):
+                file.write(data[: size - start])
     return ()
 
 
@@ -72,67 +100,57 @@ def shortest(*jobs):
 
 
 def records():
-    """Read and write 117 MB of records, as NumPy does; open a sparse file of 1.3 GB."""
+    """Read and write 117 MB of records, as NumPy does."""
+    from codec2_model import RECORD, read_blocks, write
+
     import numpy as np
 
-    from codec2_model import RECORD, read, write
-
-    data = np.tile(np.fromfile("300.model", RECORD), 3)
+    data = np.tile(np.fromfile("speech.model", RECORD), 3)
     data.tofile("long.model")
     fields = [data[name].copy() for name in RECORD.names]
-    ours, numpys = shortest(lambda: [*map(np.array, read("long.model"))], lambda: np.fromfile("long.model", RECORD))
-    yield "codec2_model.read, all fields", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy fromfile"
+    ours, numpys = shortest(lambda: list(read_blocks("long.model")), lambda: np.fromfile("long.model", RECORD))
+    yield "codec2_model.read_blocks, checks included", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy fromfile"
     ours, numpys = shortest(lambda: write(*fields, "ours.model"), lambda: data.tofile("numpys.model"))
-    yield "codec2_model.write, all fields", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy tofile"
-    if shutil.disk_usage(".").free < 2e9:  # not every file system knows sparse files
-        yield "codec2_model.read, opening 1.3 GB", "skipped", "", "", "less than 2 GB free in the temporary folder"
-        return
-    open("huge.model", "wb").truncate(10**6 * RECORD.itemsize)
-    huge, small = shortest(lambda: read("huge.model"), lambda: read("300.model"))
-    yield "codec2_model.read, opening 1.3 GB", 1e3 * huge, "ms", huge / small, "39 MB"
+    yield "codec2_model.write, checks included", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy tofile"
 
 
-def training(trainer, files):
-    """Run a trainer as it is, but end training early.
+def training(trainer):
+    """Run a trainer as it is, for 80 epochs at most, and look at the clock whenever it reports an epoch.
 
-    An epoch of the 27000 frames that are not held out lasts from the end of the one before to its own end, reports and
-    validation included.  The compiled function also waits for batches.  So it is called again after training, with one
-    that is always there: that is the time of its steps alone.  The first epoch and call compile, and do not count.
+    The time until the first report does not count: functions are compiled then.
     """
-    sys.argv = f"{trainer} {files} --noplots".split()
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # most trainers say so, but too late, after these imports
+    epochs = 80 if trainer.startswith("vq_") else 8
+    sys.argv = f"{trainer} {TRAINERS[trainer]} --epochs {epochs} --noplots".split()
+    import plumbing
+
     import keras
-    import tensorflow as tf
 
-    fit, ends, steps = keras.Model.fit, [], []  # times
+    reports, fit, show, fitting = [], keras.Model.fit, plumbing.Progress.show, [0.0]
 
-    def timed_fit(model, x, y=None, batch_size=None, epochs=1, callbacks=(), **options):
-        ends.clear()  # the last fit counts; vq_vae_ratek_conv1d.py has one without quantiser before
-        clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
-        history = fit(model, x, y, batch_size, min(epochs, 9), callbacks=[*callbacks, clock], **options)
-        batch, nb_steps = (x[0], len(x)) if y is None else ((x[:batch_size], y[:batch_size]), -(-len(x) // batch_size))
-        ready = iter(tf.data.Dataset.from_tensors(batch).repeat())
-        for _ in range(21):
-            model.train_function(ready)
-            steps.append(time.perf_counter())
-        steps[:] = [(steps[-1] - steps[-20]) / 19 / model.steps_per_execution * nb_steps]  # in an epoch
+    def timed_fit(*arguments, **options):
+        start = time.perf_counter()
+        history = fit(*arguments, **options)
+        fitting[0] += time.perf_counter() - start
         return history
 
-    keras.Model.fit = timed_fit
-    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
-    epoch = (ends[-1] - ends[0]) / (len(ends) - 1)
-    yield trainer, 27000 / epoch, "frames/s", steps[0] / epoch, "the compiled step alone"
-    yield "    time of an epoch outside the step", 100 * (1 - steps[0] / epoch), "%"
+    def timed_show(progress, done, text):
+        reports.append((done, time.perf_counter(), fitting[0]))
+        show(progress, done, text)
+
+    keras.Model.fit, plumbing.Progress.show = timed_fit, timed_show
+    runpy.run_path(str(ROOT / trainer), run_name="__main__")
+    done, took, in_fit = (last - first for first, last in zip(reports[0], reports[-1], strict=True))
+    yield f"{trainer}, training", 27000 * done / took, "frames/s", in_fit / took, "share of model.fit() in the time"
 
 
 def in_child(function, *arguments):
     """Rows of make_input(), records() or training() in another process; the memory counts for the script it runs."""
-    return json.loads(run("tests/bench.py", function, *arguments, name=(*arguments, function)[0].split()[0])[1])
+    return json.loads(run("tests/bench.py", function, *arguments, name=(*arguments, function)[0])[1])
 
 
-def speech(options, other, length):
+def speech(options, other, name, length):
     """Analysis or synthesis, beside the tools of Codec 2."""
-    options = f"{length}.raw {options}".split()
+    options = f"{name} {options}".split()
     took = run("c2sim.py", *options, times=3)[0]
     tools = [tool for tool in (["c2sim", *options], other.split()) if shutil.which(tool[0])]
     row = f"c2sim.py {' '.join(x for x in options if x[0] == '-')}, {length} s of speech", length / took, "x real time"
@@ -145,15 +163,13 @@ def start_up(name, *command):
     yield name, 1e3 * seconds[name], "ms", seconds[name] / seconds["import numpy"], "import numpy"
 
 
-def memory(script):
-    """Peak of all runs of a script, with what is looked at of memory-mapped files."""
-    if script in OTHERS:
-        run(script, *OTHERS[script].split(), "--plot_dir", "plots")
-    module = "import keras" if "\nimport keras" in SCRIPTS[script] else "import numpy"
-    yield f"{script}, peak memory", peak[script], "MB", peak[script] / peak[module], module
+def memory(script, options):
+    """Peak of all runs of a script, this one included."""
+    took = run(script, *options.split())[0] if options else 0
+    yield f"{script}, memory", peak[script], "MB", *([f"{took:.0f}", "s for this run"] if options else [])
 
 
-def main():
+def main(nb_frames):
     failed = []
     os.environ |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
 
@@ -172,29 +188,32 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         show("measurement", "figure", "unit", "", "ratio to")
-        add(in_child, "make_input")
-        for s in (3, 300):
-            encode = f"c2enc 700C {s}.raw bits --mlfeat mlfeat.f32 mlfeat.model"
-            add(speech, f"--bands {s}.f32 --modelout {s}.model", encode, s)
-            add(speech, f"--bands {s}.f32", encode, s)
-            add(speech, f"--modelin {s}.model -o {s}_out.raw", "c2dec 700C bits decoded.raw", s)
+        add(in_child, "make_input", str(nb_frames or 30000))
+        if nb_frames:
+            for script, options in TRAINERS.items():
+                add(memory, script, f"{options} --epochs 1 --noplots")
+            for script, options in OTHERS.items():
+                add(memory, script, options)
+            return len(failed)
+        for name, length in (("short.raw", 3), ("speech.raw", 300)):
+            encode = f"c2enc 700C {name} bits --mlfeat mlfeat.f32 mlfeat.model"
+            add(speech, "--bands b.f32 --modelout m.model", encode, name, length)
+            add(speech, "--bands b.f32", encode, name, length)
+            add(speech, "--modelin m.model -o out.raw", "c2dec 700C bits decoded.raw", name, length)
         add(in_child, "records")
         for module in ("numpy", "keras", "codec2_model", "c2sim"):
             add(start_up, f"import {module}", sys.executable, "-c", f"import {module}")
-        for script in SCRIPTS:
+        for script in sorted(path.name for path in ROOT.glob("*.py") if path.name != "plumbing.py"):
             add(start_up, f"{script} --help", script, "--help")
-        add(start_up, "vq_pager.py, a page", "vq_pager.py", "20", "rate_K.f32", "--start", "29984", "--plot_dir", ".")
-        add(in_child, "training", "eband_train.py --Wo", "300.f32 300.model --nnout network.keras")
-        add(in_child, "training", "ebanddec_train.py --dec 3", "300.f32 300.model")
-        add(in_child, "training", "newamp1_train.py", "rate_K.f32 300.model")
-        add(in_child, "training", "vq_vae_ratek.py", "300.f32")
-        add(in_child, "training", "vq_vae_ratek_conv1d.py --num_embedding 512", "300.f32")  # 2048 start in a minute
-        for script in SCRIPTS:
-            add(memory, script)
-    return 1 if failed else 0
+        add(start_up, "vq_pager.py, a page", "vq_pager.py", "20", "K20.f32", "--start", "29984", "--plot_dir", ".")
+        for script in TRAINERS:
+            add(in_child, "training", script)
+        for script, options in (dict.fromkeys(TRAINERS, "") | OTHERS | DEMOS | {"c2sim.py": ""}).items():
+            add(memory, script, options)
+    return len(failed)
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(main())
+    if not sys.argv[1:] or sys.argv[1].isdigit():
+        sys.exit(main(int((sys.argv[1:] or [0])[0])))
     print(json.dumps(list(globals()[sys.argv[1]](*sys.argv[2:]))))

@@ -201,7 +201,7 @@ def one_more_frame(features, model, folder):
 
 def log10(features, model, folder):
     codec2_model.write_rate_K(codec2_model.read_rate_K(features, 14) / 10, folder / "log10.f32")
-    return ["log10.f32", model], "--gain 1"
+    return ["log10.f32", model], "--gain"
 
 
 def not_a_number(features, model, folder):

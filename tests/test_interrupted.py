@@ -62,6 +62,7 @@ while True:
         codec2_model.write_rate_K(vectors, "out")
 """,
     "c2sim": """
+import c2sim
 while True:
     for name in "a", "b":
         c2sim.main(c2sim.parse_args(["--modelin", name, "--modelout", "out"]))
@@ -182,10 +183,12 @@ TRAINING = ("eband_train", "s.f32", "s.model", "--epochs", 3, "--noplots", "--nn
 @pytest.fixture
 def press(monkeypatch):
     """press(fit, times): Ctrl-C within that call of model.fit(), so many times."""
-    on_train_batch_end = keras.callbacks.CallbackList.on_train_batch_end
+    callbacks = keras.callbacks.CallbackList
+    on_train_begin, on_train_batch_end = callbacks.on_train_begin, callbacks.on_train_batch_end
 
     def press(fit, times):
         def begin(self, logs=None):
+            on_train_begin(self, logs)
             begin.fits += 1
 
         def interrupt(self, batch, logs=None):
@@ -195,8 +198,8 @@ def press(monkeypatch):
                 os.kill(os.getpid(), signal.SIGINT)
 
         begin.fits, begin.left = 0, times
-        monkeypatch.setattr(keras.callbacks.CallbackList, "on_train_begin", begin)
-        monkeypatch.setattr(keras.callbacks.CallbackList, "on_train_batch_end", interrupt)
+        monkeypatch.setattr(callbacks, "on_train_begin", begin)
+        monkeypatch.setattr(callbacks, "on_train_batch_end", interrupt)
 
     before = signal.getsignal(signal.SIGINT)
     yield press
@@ -299,7 +302,7 @@ def test_odd_speech_goes_through(name, odd_speech, tmp_path, monkeypatch, capsys
 @pytest.mark.filterwarnings("error:.*(parse|mathtext|surrogate)")
 def test_odd_names_links_and_one_frame(tmp_path, capsys):
     """From speech to speech, through files with odd names and through links."""
-    folder = tmp_path / os.fsdecode("Grüße an alle $x$ ".encode() + b"\xff")
+    folder = tmp_path / "Grüße an alle $x$"
     folder.mkdir()
     link = tmp_path / "Sprache ü.wav"
     link.symlink_to(SAMPLE)

@@ -1,16 +1,18 @@
-"""newamp1_train.py: its conventional decoder, both kinds of features, c2enc's own files; bad input."""
+"""newamp1_train.py: its conventional decoder, both kinds of features, silence, c2enc's own files; bad input."""
 
 import shutil
 import subprocess
 
-import numpy as np
-import pytest
-from conftest import ROOT, assert_refused, run_in
-from test_eband_train import figures, weights
-
 import c2sim
 import codec2_model
+import eband_out
 import newamp1_train
+import plumbing
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_refused, figures, run_in
+from test_eband_train import run_script, weights
 
 keras = newamp1_train.keras
 WAV = ROOT / "tests" / "data" / "sample_8k.wav"
@@ -18,7 +20,7 @@ WAV = ROOT / "tests" / "data" / "sample_8k.wav"
 
 @pytest.fixture(scope="module")
 def rate_K(tmp_path_factory):
-    """Rate K vectors and model file of the sample speech, 10 ms frames."""
+    """Paths of rate K vectors and model file of the sample speech, 10 ms frames."""
     folder = tmp_path_factory.mktemp("rate_K")
     assert run_in(folder, "c2sim.py", WAV, "--rateK", "--rateKout", "k.f32").returncode == 0
     assert run_in(folder, "c2sim.py", WAV, "--modelout", "k.model").returncode == 0
@@ -27,7 +29,7 @@ def rate_K(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mlfeat(tmp_path_factory):
-    """Features and model file of the sample speech from c2enc 700C, 40 ms frames."""
+    """Paths of features and model file of the sample speech from c2enc 700C, 40 ms frames."""
     if not shutil.which("c2enc"):
         pytest.skip("c2enc is not on this machine (Debian package codec2)")
     folder = tmp_path_factory.mktemp("mlfeat")
@@ -38,36 +40,57 @@ def mlfeat(tmp_path_factory):
 
 
 def test_parabolas_are_the_conventional_decoder():
-    """A harmonic in the centre of every fourth bin: the matrix and c2sim's decoder agree there."""
+    """A harmonic in the centre of every fourth bin: the matrix and the decoder agree there."""
     vectors = np.random.default_rng(0).normal(40, 10, (3, 20)).astype(np.float32)
     Wo, L = np.full(3, 4 * np.pi / 256, np.float32), np.full(3, 60, np.int32)
-    A_dB = 20 * np.log10(c2sim.rate_K_to_L(vectors, Wo, L)[:, 1:61])
+    A_dB = 20 * np.log10(codec2_model.rate_K_to_L(vectors, Wo, L)[:, 1:61])
     np.testing.assert_allclose((vectors @ newamp1_train.parabolas(8000))[:, 4:244:4], A_dB, atol=1e-3)
 
 
 def test_an_untrained_network_joins_by_parabolas_and_follows_the_level():
     vectors = np.random.default_rng(0).normal(40, 10, (3, 20)).astype(np.float32)
     lines = newamp1_train.parabolas(8000)
-    network = newamp1_train.build_network(vectors, lines)
-    dB = keras.ops.convert_to_numpy(network([vectors]))
+    network = newamp1_train.build_network(lines)
+    dB = keras.ops.convert_to_numpy(network(vectors))
     mean = vectors.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(dB, (vectors - mean) @ lines + mean, atol=1e-3)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(network([vectors + 7])), dB + 7, atol=1e-3)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(network(vectors + 7)), dB + 7, atol=1e-3)
 
 
-def test_rate_K_vectors(run, rate_K, tmp_path):
-    options = ("--epochs", 2, "--plot_dir", "plots", "--frames", 5, 300, 7, 8, 9, 1000, 2000, "--test", *rate_K)
-    result = run("newamp1_train.py", *rate_K, *options)
-    assert result.returncode == 0, result.stderr
-    values = figures(result.stdout)
+def test_random_filter_moves_vectors_and_target_alike():
+    """Values of a vector change by the response at their frequencies; a bin without a target gets none."""
+    rng = np.random.default_rng(0)
+    target = np.where(rng.random((200, 256)) < 0.3, np.nan, 40).astype(np.float16)
+    bins_hz = np.arange(256) * 4000 / 256
+    at_vector = np.float32([np.interp(codec2_model.NEWAMP1_HZ, bins_hz, e) for e in np.eye(256)])
+    vectors, filtered = newamp1_train.random_filter(np.zeros((200, 20), np.float32), target, at_vector, rng)
+    np.testing.assert_array_equal(np.isnan(filtered), np.isnan(target))
+    whole = np.isfinite(filtered[:, 100:112]).all(axis=1)  # frames with targets around bin 105: 1640 Hz
+    k = np.argmin(np.abs(codec2_model.NEWAMP1_HZ - 1640))
+    expected = [np.interp(codec2_model.NEWAMP1_HZ[k], bins_hz[100:112], x[100:112] - 40) for x in filtered[whole]]
+    np.testing.assert_allclose(vectors[whole, k], expected, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def trained(rate_K, tmp_path_factory):
+    """Folder with a network that was trained for a moment on all frames, and the figures that were printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ("--epochs", 2, "--lower", -200, "--frames", 5, 300, 7, "--test", *rate_K, "--nnout", folder / "n.keras")
+    return folder, figures(run_script(newamp1_train, *rate_K, *options, "--plot_dir", folder / "plots"))
+
+
+def test_rate_K_vectors(trained, rate_K, tmp_path):
+    folder, values = trained
     assert values["held-out network SD"] < values["held-out conventional SD"]
     assert not any("700C" in name for name in values)
-    assert float(result.stdout.splitlines()[-1]) == values["test network SD"]
-    names = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert names == {f"newamp1_train_{x}.png" for x in ("loss", "sd", "frames_1", "frames_2")}
+    assert values["last"] == values["test network SD"]
+    names = {path.name for path in (folder / "plots").iterdir()}
+    assert names == {f"newamp1_train_{x}.png" for x in ("loss", "sd", "frames_1")}
+    plumbing.read_options(folder / "n.keras", {"input": ("newamp1",), "width": (256,), "eband_K": (20,), "dec": (1,)})
 
     # the conventional decoder's figure once more, from c2sim's own model file after K to L
-    assert run("c2sim.py", WAV, "--rateK", "--rateKout", "x.f32", "--modelout", "L.model").returncode == 0
+    options = ("--rateK", "--rateKout", "x.f32", "--modelout", "L.model")
+    assert run_in(tmp_path, "c2sim.py", WAV, *options).returncode == 0
     Wo, L, A, _, _ = codec2_model.read(rate_K[1])
     A_hat = codec2_model.read(tmp_path / "L.model")[2]
     m = np.arange(161)
@@ -77,40 +100,80 @@ def test_rate_K_vectors(run, rate_K, tmp_path):
     assert values["test conventional SD"] == pytest.approx(sd.mean(), abs=0.02)
 
 
+def test_eband_out_has_the_figures_of_the_trainer(trained, rate_K):
+    values = figures(run_script(eband_out, trained[0] / "n.keras", *rate_K, "--noplots"))
+    for name in ("network SD", "network variance", "conventional SD"):
+        assert values[f"file {name}"] == pytest.approx(trained[1][f"test {name}"], abs=0.01)
+
+
+def test_silence_is_neither_trained_on_nor_counted(rate_K, tmp_path, monkeypatch):
+    """Frames of −150 dB among speech: the figures are those of the other frames, and they say of how many."""
+    vectors, records = codec2_model.read_rate_K(rate_K[0], 20)[:300], np.fromfile(rate_K[1], codec2_model.RECORD)[:300]
+    loud = vectors.mean(axis=1) > 10
+    n = np.count_nonzero(loud[:270])
+    vectors[20:60], records["A"][20:60] = -150, 3e-8
+    vectors.tofile(tmp_path / "s.f32")
+    records.tofile(tmp_path / "s.model")
+    seen, random_filter = [], newamp1_train.random_filter
+    monkeypatch.setattr(newamp1_train, "random_filter", lambda *x: (seen.append(x[0]), random_filter(*x))[1])
+    options = ("--epochs", 1, "--noplots", "--nnout", tmp_path / "n.keras")
+    out = run_script(newamp1_train, tmp_path / "s.f32", tmp_path / "s.model", *options)
+    assert f"train frames: {n - np.count_nonzero(loud[20:60])} of 270\n" in out
+    assert min(values.mean(axis=1).min() for values in seen) > 10
+    assert figures(out)["train conventional SD"] < 50
+
+
 def test_features_of_c2enc_to_speech(run, mlfeat, tmp_path):
     """The 40 ms route: c2enc, training, eband_out, synthesis."""
-    result = run("newamp1_train.py", *mlfeat, "--epochs", 20, "--noplots", "--test", *mlfeat)
-    assert result.returncode == 0, result.stderr
-    values = figures(result.stdout)
+    options = ("--lower", -200, "--noplots", "--test", *mlfeat, "--nnout", tmp_path / "n.keras")
+    values = figures(run_script(newamp1_train, *mlfeat, "--epochs", 20, *options))
     assert values["train network SD"] < values["train conventional SD"] < values["train 700C quantised SD"]
-    out = run("eband_out.py", "newamp1.keras", *mlfeat, "--noplots", "--modelout", "out.model")
-    assert float(out.stdout.split()[-1]) == pytest.approx(values["test network SD"], abs=0.01)
+    out = run_script(eband_out, tmp_path / "n.keras", *mlfeat, "--noplots", "--modelout", tmp_path / "out.model")
+    assert figures(out)["last"] == pytest.approx(values["test network SD"], abs=0.01)
     assert run("c2sim.py", "--modelin", "out.model", "-o", "out.raw").returncode == 0
-    assert (tmp_path / "out.raw").stat().st_size == 160 * len(codec2_model.read(mlfeat[1])[0])
+    assert (tmp_path / "out.raw").stat().st_size == 160 * codec2_model.count_items(mlfeat[1], 1300, "records")
 
 
-def test_the_same_seed_gives_the_same_network(run, rate_K, tmp_path):
+def test_the_same_seed_gives_the_same_network(rate_K, tmp_path):
+    results = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        options = ("--epochs", 1, "--noplots", "--nb_samples", 600, "--seed", seed, "--nnout", f"{name}.keras")
-        assert run("newamp1_train.py", *rate_K, *options).returncode == 0
-    a, b, c = (weights(tmp_path / f"{name}.keras") for name in "abc")
-    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-    assert not all(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
+        options = ("--epochs", 1, "--noplots", "--nb_samples", 300, "--seed", seed, "--nnout", tmp_path / "n.keras")
+        run_script(newamp1_train, *rate_K, *options)
+        results[name] = weights(tmp_path / "n.keras")
+    assert all(np.array_equal(x, y) for x, y in zip(results["a"], results["b"], strict=True))
+    assert not all(np.array_equal(x, y) for x, y in zip(results["a"], results["c"], strict=True))
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         (["{model}", "{features}"], "{features}"),  # swapped
-        (["nowhere.f32", "{model}"], "nowhere.f32"),
         (["{bands}", "{model}"], "expected 20 or 201"),
-        (["{features}", "{model}", "--nb_samples", "50"], "at least 100"),
-        (["{features}", "{model}", "--frames", "3", "100000"], "100000"),
+        (["{features}", "{model}", "--nb_samples", "99"], "at least 100"),
+        (["{features}", "{model}", "--lower", "90"], "0 frames above 90 dB in the train part"),
+        (["{features}", "{model}", "--frames", "3", "100000"], "no --frame 100000"),
         (["{features}", "{model}", "--nnout", "nowhere/n.keras"], "nowhere/n.keras"),
     ],
 )
-def test_bad_input_is_refused(run, rate_K, sample, tmp_path, options, word):
+def test_bad_input_is_refused(rate_K, sample, tmp_path, monkeypatch, options, word):
+    monkeypatch.chdir(tmp_path)
     names = {"features": rate_K[0], "model": rate_K[1], "bands": sample[0]}
-    result = run("newamp1_train.py", *(x.format(**names) for x in options), "--epochs", 1, "--noplots")
-    assert_refused(result, word.format(**names))
+    args = newamp1_train.parse_args([x.format(**names) for x in options])
+    with pytest.raises((plumbing.FormatError, FileNotFoundError)) as error:
+        newamp1_train.load(args)
+    assert word.format(**names) in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", [("--Fs", "0"), ("--frames",), ("--frames", "-1"), ("--lower", "x"), ("--Wo",)])
+def test_usage_errors(option):
+    with pytest.raises(SystemExit) as error:
+        newamp1_train.parse_args(["x.f32", "x.model", *option])
+    assert error.value.code == 2
+
+
+def test_command_line(run, rate_K, tmp_path):
+    result = run("newamp1_train.py", *rate_K, "--epochs", 1, "--noplots", "--nb_samples", 300)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["newamp1.keras"]
+    assert_refused(run("newamp1_train.py", "nowhere.f32", rate_K[1]), "nowhere.f32")

@@ -41,7 +41,7 @@ def files(tmp_path_factory):
 
 
 def test_four_codewords_on_a_line():
-    """Numbers 00 01 11 10 differ in one bit: codewords 0 1 3 2 in this order cost 1 + 4 + 1 + 4, 0 1 2 3 would cost 12."""
+    """Numbers 00 01 11 10 differ in one bit: codewords 0 1 3 2 in this order cost 1 + 4 + 1 + 4, 0 1 2 3 cost 12."""
     codebook, use = np.float32([[3], [1], [0], [2]]), np.full(4, 0.25)
     codeword = script.renumber(codebook, use)
     assert cost(codebook, codeword, use) == pytest.approx(2 * 10 * 0.25)

@@ -210,7 +210,7 @@ def test_classical_search_is_never_worse():
 
 
 def test_filter_statistics():
-    """Gain and smooth response as the constants say, the same for all frames of a chunk; cutoffs as often as they say."""
+    """Gain and smooth response as the constants say, the same for all frames of a chunk; so are cutoffs."""
     x = np.full((20000, 2, 14), 60, np.float32)
     response = script.random_filter(x, np.random.default_rng(1)) - 60
     np.testing.assert_array_equal(response[:, 0], response[:, 1])
