@@ -142,9 +142,11 @@ def read_newamp1(filename, n):
         raise FormatError(f"{filename}: {size:g} floats for each of {n} frames, expected {NEWAMP1_K} or {MLFEAT}")
     records = read_floats(filename, MLFEAT)
     vectors, A = records[:, :1] + records[:, 1 : NEWAMP1_K + 1], records[:, 2 * NEWAMP1_K + 1 :]
-    if vectors.min() < DB_RANGE[0] or vectors.max() > DB_RANGE[1] or A.min() < 0 or A.max() > MAX_A:
+    if (
+        vectors.min() < DB_RANGE[0] or vectors.max() > DB_RANGE[1] or A.min() < -1 or A.max() > MAX_A
+    ):  # c2enc leaves −4e-8
         raise FormatError(f"{filename}: values that c2enc --mlfeat does not write: another kind?")
-    return vectors, A
+    return vectors, np.maximum(A, 0)  # c2enc leaves values such as −4e-8
 
 
 def write_rate_K(vectors, filename):
@@ -176,10 +178,7 @@ def read_indices(filename, M, stages, dec):
 
 
 def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
-    """The n frames of a feature file, as `vectors` [n][K] in dB, and of a model file, in memory, under these names:
-
-    vectors, Wo [n], L [n], target [n][width] from to_bins().  FormatError if the frame counts differ.
-    """
+    """A pair of files in memory: {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width] of to_bins()}."""
     n = count_items(model, RECORD.itemsize, f"{RECORD.itemsize} byte model records")
     if len(vectors) != n:
         raise FormatError(f"{features}: {len(vectors)} frames, but {model} has {n}")
@@ -250,9 +249,12 @@ def sd_and_variance(target, estimate):
     Frames without any target are left out.
     target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
     """
-    used = ~np.isnan(target).all(axis=1)
-    error = np.float64(target[used]) - estimate[used]
-    return np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)
+    figures = []
+    for part in blocks(len(target)):
+        used = ~np.isnan(target[part]).all(axis=1)
+        error = np.float64(target[part][used]) - estimate[part][used]
+        figures.append([np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)])
+    return np.concatenate(figures, axis=1)
 
 
 def parse_args(argv=None):

@@ -262,16 +262,19 @@ def main(args, data):
 
     if args.vqout:
         codec2_model.write_rate_K(ops.convert_to_numpy(network.get_layer("quantizer").codebook), f"{args.vqout}_1.f32")
-    if args.testout:
-        codec2_model.write_rate_K(x_hat["network"], args.testout)
-    if args.indexout:
-        codec2_model.write_indices(indices, len(x), args.indexout)
     if not args.noplots:
         plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
         frames, titles = vq_pager.typical_frames(sd["network"], x.mean(axis=1))
         vq_pager.page_vectors(
             {"original": x, "decoded": x_hat["network"]}, frames, titles, f"{NAME}_frames", args.plot_dir
         )
+    if part == "held-out":  # the outputs are of all FEATURES
+        x = np.concatenate([data["train"], data["held-out"]])
+        indices = encode(network, x)
+    if args.testout:
+        codec2_model.write_rate_K(decode(network, indices)[: len(x)], args.testout)
+    if args.indexout:
+        codec2_model.write_indices(indices, len(x), args.indexout)
     print(f"{sd['network'].mean():.2f}")
 
 

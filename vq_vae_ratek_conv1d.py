@@ -539,10 +539,6 @@ def main(args, data):
     if args.vqout:
         for stage, codebook in enumerate(ops.convert_to_numpy(quantizer.codebooks)):
             codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
-    if args.testout:
-        codec2_model.write_rate_K(x_hat, args.testout)
-    if args.indexout:
-        codec2_model.write_indices(indices, len(x), args.indexout)
     if not args.noplots:
         if history:
             show_film(history, args)
@@ -551,6 +547,13 @@ def main(args, data):
         plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd, np.flatnonzero(counted))}, args.plot_dir)
         files = {"original": x[counted], "decoded": x_hat[counted]}
         vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
+    if (args.testout or args.indexout) and part == "held-out":  # the outputs are of all FEATURES
+        x = np.concatenate([data["train"], data["held-out"]])
+        _, indices, x_hat = code(network, x, args.sweeps, args)
+    if args.testout:
+        codec2_model.write_rate_K(x_hat, args.testout)
+    if args.indexout:
+        codec2_model.write_indices(indices, len(x), args.indexout)
     print(f"{sd['network'].mean():.2f}")
 
 

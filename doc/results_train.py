@@ -121,19 +121,22 @@ def bit_rate(dec, stages):
 def plot_rates(found, x, sd_700C):
     """SD over bit rate, curves for each --dec; found {(dec, stages): figures}, x [n][20] loud test vectors."""
     fig, ax = plt.subplots(figsize=(9, 6), layout="constrained")
+    grid = np.arange(275, 2201, 25)
+    bound = gaussian_bound(x, grid)
+    ax.plot(grid, bound, "--k")
+    ends = [(bound[-1], "Gaussian bound", "k")]  # height, text and colour of the labels at the ends of the curves
     for i, (dec, stages) in enumerate(CURVES.items()):
         rates = [bit_rate(dec, n) for n in stages]
         for name, style in (("network", "o-"), ("classical VQ", "s:")):
             sd = [found[dec, n][f"test {name} SD"] for n in stages]
             ax.plot(rates, sd, f"{style}C{i}", markersize=4)
-            at = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "color": f"C{i}"}
-            ax.annotate(f"{name}, {dec * FRAME_MS:.0f} ms", (rates[-1], sd[-1]), **at)
-    grid = np.arange(275, 2201, 25)
-    bound = gaussian_bound(x, grid)
-    ax.plot(grid, bound, "--k")
+            ends.append((sd[-1], f"{name}, {dec * FRAME_MS:.0f} ms", f"C{i}"))
     ax.plot(550, sd_700C, "*k", markersize=12)
-    for text, point in (("Gaussian bound", (grid[-1], bound[-1])), ("Codec 2 700C, 40 ms", (550, sd_700C))):
-        ax.annotate(text, point, (8, 0), textcoords="offset points", va="center")
+    ax.text(590, sd_700C, "Codec 2 700C, 40 ms", va="center")
+    above, gap = -np.inf, 0.04 * ax.get_ylim()[1]  # so that no label covers another
+    for height, text, colour in sorted(ends):
+        above = max(height, above + gap)
+        ax.text(grid[-1] + 40, above, text, va="center", color=colour)
     ax.set(xlabel="Bit rate (bit/s)", ylabel="SD of vectors (dB²)", xlim=(200, 2900), ylim=(0, None))
     ax.set_title("K = 20, a vector every 10, 20 or 40 ms; trained and tested on public speech")
     ax.grid(alpha=0.3)
@@ -186,7 +189,7 @@ def main(args):
     plot_rates(found, loud, results.sd_and_variance(x, by_700C)[0]).savefig(pictures / "rate_distortion.png", dpi=100)
     plot_delays(found).savefig(pictures / "delay.png", dpi=100)
     seconds = [f"{len(samples) / FS:.0f} s" for samples in speech.values()]
-    text = f"Trained on {seconds[0]}, tested on {seconds[1]} of public speech; test figures in dB².\n\n{table}"
+    text = f"Trained on {seconds[0]}, tested on {seconds[1]} of public speech; figures in dB², {len(args.seeds)} seed(s).\n\n{table}"
     if not args.epochs:
         for picture in ("vq_vae_ratek_conv1d_training.gif", "vq_vae_ratek_conv1d_training.png"):
             shutil.copy(folder / "plots" / picture, pictures)

@@ -13,10 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 
-def pytest_configure():
+def pytest_configure(config):
     """No windows, neither in this process nor in those that it starts; one thread each, as there is one per core."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation")  # within Keras
     os.environ |= {"MPLBACKEND": "Agg", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 

@@ -68,7 +68,7 @@ def test_random_filter_moves_vectors_and_target_alike():
     whole = np.isfinite(filtered[:, 100:112]).all(axis=1)  # frames with targets around bin 105: 1640 Hz
     k = np.argmin(np.abs(codec2_model.NEWAMP1_HZ - 1640))
     expected = [np.interp(codec2_model.NEWAMP1_HZ[k], bins_hz[100:112], x[100:112] - 40) for x in filtered[whole]]
-    np.testing.assert_allclose(vectors[whole, k], expected, atol=1e-3)
+    np.testing.assert_allclose(vectors[whole, k], expected, atol=0.05)  # the target is float16
 
 
 @pytest.fixture(scope="module")
