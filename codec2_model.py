@@ -142,9 +142,7 @@ def read_newamp1(filename, n):
         raise FormatError(f"{filename}: {size:g} floats for each of {n} frames, expected {NEWAMP1_K} or {MLFEAT}")
     records = read_floats(filename, MLFEAT)
     vectors, A = records[:, :1] + records[:, 1 : NEWAMP1_K + 1], records[:, 2 * NEWAMP1_K + 1 :]
-    if (
-        vectors.min() < DB_RANGE[0] or vectors.max() > DB_RANGE[1] or A.min() < -1 or A.max() > MAX_A
-    ):  # c2enc leaves −4e-8
+    if vectors.min() < DB_RANGE[0] or vectors.max() > DB_RANGE[1] or A.min() < -1e-3 or A.max() > MAX_A:
         raise FormatError(f"{filename}: values that c2enc --mlfeat does not write: another kind?")
     return vectors, np.maximum(A, 0)  # c2enc leaves values such as −4e-8
 
@@ -178,7 +176,7 @@ def read_indices(filename, M, stages, dec):
 
 
 def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
-    """A pair of files in memory: {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width] of to_bins()}."""
+    """A pair of files in memory: {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width], to_bins()}."""
     n = count_items(model, RECORD.itemsize, f"{RECORD.itemsize} byte model records")
     if len(vectors) != n:
         raise FormatError(f"{features}: {len(vectors)} frames, but {model} has {n}")

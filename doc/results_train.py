@@ -189,7 +189,8 @@ def main(args):
     plot_rates(found, loud, results.sd_and_variance(x, by_700C)[0]).savefig(pictures / "rate_distortion.png", dpi=100)
     plot_delays(found).savefig(pictures / "delay.png", dpi=100)
     seconds = [f"{len(samples) / FS:.0f} s" for samples in speech.values()]
-    text = f"Trained on {seconds[0]}, tested on {seconds[1]} of public speech; figures in dB², {len(args.seeds)} seed(s).\n\n{table}"
+    text = f"Trained on {seconds[0]}, tested on {seconds[1]} of public speech; dB², {len(args.seeds)} seed(s).\n\n"
+    text += table
     if not args.epochs:
         for picture in ("vq_vae_ratek_conv1d_training.gif", "vq_vae_ratek_conv1d_training.png"):
             shutil.copy(folder / "plots" / picture, pictures)
