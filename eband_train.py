@@ -10,7 +10,7 @@ have no target in that frame, and the loss leaves them out.  The network correct
 energies.  It sees them without their mean, so that the level of a recording does not matter to it.
 
 Expected: 22 minutes of speech, 20 epochs, 75 s on two cores; SD and variance on 61 s of other speakers and recordings
-10.4 and 10.2 dB² with --Wo, 15.3 and 10.6 without, 20.2 and 16.3 for the interpolation.
+10.4 and 10.2 dB² with --Wo, 15.1 and 10.5 without, 20.2 and 16.3 for the interpolation.
 Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
 """
 
@@ -147,10 +147,8 @@ def build_network(with_Wo, lines, offset):
 
 
 def random_filter(bands, target, lines, rng):
-    """Bands [n][K] and target [n][WIDTH] in dB as other microphones, rooms or radios would have recorded them.
-
-    Bands are sums of squared amplitudes under triangles, which the `lines` [K][WIDTH] of the baseline are, too.
-    """
+    """Bands [n][K] and target [n][WIDTH] in dB as other microphones, rooms or radios would have recorded them;
+    bands are sums of squared amplitudes under triangles, which the `lines` [K][WIDTH] of the baseline are, too."""
     n, hz = len(bands), np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
     weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
     response = np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000))

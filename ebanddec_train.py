@@ -149,10 +149,8 @@ def build_network(dec, lines, offset):
 
 
 def random_filter(bands, target, lines, rng):
-    """Bands [n][2][K] and target [n][dec][WIDTH] in dB as other microphones, rooms or radios would have recorded them.
-
-    Bands are sums of squared amplitudes under triangles, which the `lines` [K][WIDTH] of the baseline are, too.
-    """
+    """Bands [n][2][K] and target [n][dec][WIDTH] in dB as other microphones, rooms, radios would have recorded them;
+    bands are sums of squared amplitudes under triangles, which the `lines` [K][WIDTH] of the baseline are, too."""
     n, hz = len(bands), np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
     weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
     response = np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000))

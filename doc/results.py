@@ -155,8 +155,7 @@ def interpolate_700C(vectors, n):
 
     [[0], [4]], n = 9: 0 0 0 0 1 2 3 4 4.
     """
-    sent = 4 * np.arange(len(vectors)) + 3
-    return np.stack([np.interp(np.arange(n), sent, values) for values in vectors.T], axis=1)
+    return np.stack([np.interp(np.arange(n), 4 * np.arange(len(vectors)) + 3, values) for values in vectors.T], axis=1)
 
 
 def measure(folder, speech):
@@ -189,8 +188,9 @@ def chain_table(folder, speech, x, sd):
             K = int(coded[1:3])
             sd_vectors, _ = sd_and_variance(x[K], codec2_model.read_rate_K(folder / f"{coded}.f32", K))
             if name == coded:
-                value = figures(next(part for part in sections if f"vq_{name}.keras" in part))["file classical VQ SD"]
-                classical.append((bits[name], f"classical VQ, K = {K}", None, value, None, None, None))
+                found = figures(next(part for part in sections if f"vq_{name}.keras" in part))
+                what = f"classical VQ, K = {K}, every {1000 * found['bits'] / found['bit rate']:.0f} ms"
+                classical.append((bits[name], what, None, found["file classical VQ SD"], None, None, None))
         quality = demo.objective_quality(speech, c2sim.read_speech(str(folder / f"{name}.wav")))
         rows.append((bits[coded], quantiser, decoder, sd_vectors, sd.get(name), *quality))
     return table(
