@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,16 @@ def run_in(folder, script, *arguments, **options):
     """CompletedProcess of a script that ran in `folder` on a machine without a display."""
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 300}
     return subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options))
+
+
+@pytest.fixture
+def usual_signals():
+    """Ctrl-C and a hangup have their usual effect here and in processes started: nohup and `&` make them ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

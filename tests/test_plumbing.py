@@ -381,6 +381,7 @@ with plumbing.replacing("x") as new:
 """
 
 
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_killed_script_leaves_no_temporary_file(number, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -399,6 +400,7 @@ def test_nohup_is_respected(tmp_path):
     assert python(code, tmp_path, preexec_fn=ignore).stdout == "still here\n"
 
 
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("module", ["numpy", "keras"])
 def test_ctrl_c_while_packages_are_imported(module, tmp_path):
     """A module of that name in the way presses Ctrl-C; without plumbing, NumPy and Keras tell long stories."""
@@ -414,18 +416,19 @@ class Model:
     stop_training = False
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_the_first_ctrl_c_stops_the_training_and_the_second_the_script(capsys):
     model = Model()
     with plumbing.CtrlC(model) as ctrl_c:
         assert not ctrl_c.pressed
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert ctrl_c.pressed
         assert model.stop_training
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert capsys.readouterr().out == "\nstopping, Ctrl-C again aborts\n"
     with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 # ---------------------------------------------------------------- arguments and progress

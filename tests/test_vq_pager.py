@@ -125,10 +125,9 @@ def use_window():
         window.wait_for(16)
         window.close()
         window.wait_for_end()
-    for key in ("q", "Escape"):
-        with Window() as window:
-            window.do("key", key)
-            window.wait_for_end()
+    with Window() as window:
+        window.do("key", "q")
+        window.wait_for_end()
 
 
 SHOW = """
