@@ -92,43 +92,55 @@ def match_mean(estimate, target):
     return estimate + np.nansum(target - estimate, axis=-1, keepdims=True) / np.maximum(count, 1)
 
 
-def run_network(filename, data):
-    """Spectra {"network", "interpolation"; only "network" from newamp1 vectors}: dB [n][width]."""
-    options, n = data["options"], len(data["vectors"])
+def load_network(filename, data):
+    """The network, with an output for each name: {"network", "interpolation"; only "network" from newamp1 vectors}."""
+    options, network = data["options"], plumbing.load_network(filename)
     output = (None, *[options["dec"]] * (options["input"] == "band pairs"), options["width"])
     expected = [(None, *values.shape[1:]) for values in data["inputs"]], output
-    network = plumbing.load_network(filename)
     try:
-        found = [tuple(x.shape) for x in network.inputs], network.output_shape
+        found = [tuple(x.shape) for x in network.inputs], tuple(network.outputs[0].shape)
         if found != expected:
             raise ValueError(f"inputs and output {found}, expected {expected}")
-        outputs = {"network": network.output}
+        outputs = {"network": network.outputs[0]}
         if options["input"] != "newamp1":
             outputs["interpolation"] = network.get_layer("interpolation").output
-        spectra = keras.Model(network.inputs, outputs).predict(data["inputs"], codec2_model.BLOCK, verbose=0)
+        return keras.Model(network.inputs, outputs)
     except Exception as error:  # Keras raises many exception types for layers that do not fit
         raise FormatError(f"{filename}: not a network that can be run: {' '.join(str(error).split())[:300]}") from None
-    if not ((spectra["network"] > -1000) & (spectra["network"] < 120)).all():
-        raise FormatError(f"{filename}: a network with estimates that are not finite, or not from -1000 to 120 dB")
-    return {name: x.reshape(-1, options["width"])[:n] for name, x in spectra.items()}
+
+
+def estimate(network, data, first, end):
+    """Spectra {name: dB [n][width]} of the frames from `first`, whose vector is sent, to before `end`."""
+    options, frames = data["options"], slice(first, end)
+    dec = options["dec"] if options["input"] == "band pairs" else 1
+    spectra = network.predict_on_batch([values[first // dec : -(-end // dec)] for values in data["inputs"]])
+    spectra = {name: x.reshape(-1, options["width"])[: end - first] for name, x in spectra.items()}
+    if options["input"] == "newamp1":
+        Wo, L, Fs = data["Wo"][frames], data["L"][frames], options["Fs"]
+        A = codec2_model.rate_K_to_L(data["vectors"][frames], Wo, L)
+        spectra["conventional"] = codec2_model.to_bins(Wo, L, A, options["width"], Fs / 2, Fs)
+    if options["input"] == "band pairs":
+        spectra = {name: match_mean(x, data["target"][frames]) for name, x in spectra.items()}
+    return spectra
 
 
 def main(args, data):
-    options, target, spectra, sd = data["options"], data["target"], run_network(args.network, data), {}
+    target, n, dec = data["target"], len(data["target"]), data["options"]["dec"]
+    network = load_network(args.network, data)
     records = Wo, L, A, phi, voiced = codec2_model.read(args.model, args.nb_samples)
-    width, Fs, A_hat = options["width"], options["Fs"], np.empty(A.shape, np.float32)
-    if options["input"] == "newamp1":
-        spectra["conventional"] = np.empty_like(target)
-    for block in codec2_model.blocks(len(target)):
-        if options["input"] == "newamp1":
-            A_K = codec2_model.rate_K_to_L(data["vectors"][block], Wo[block], L[block])
-            spectra["conventional"][block] = codec2_model.to_bins(Wo[block], L[block], A_K, width, Fs / 2, Fs)
-        elif options["input"] == "band pairs":
-            for x in spectra.values():
-                x[block] = match_mean(x[block], target[block])
-        A_hat[block] = codec2_model.from_bins(spectra["network"][block], Wo[block], L[block])
-    for name, x in spectra.items():
-        sd[name], variance = codec2_model.sd_and_variance(target, x)
+    A_hat, figures = np.empty(A.shape, np.float32), {}
+    step = max(codec2_model.BLOCK // dec, 1) * dec  # blocks begin with a vector that is sent
+    for first in range(0, n, step):
+        block = slice(first, min(first + step, n))
+        spectra = estimate(network, data, first, block.stop)
+        if not ((spectra["network"] > -1000) & (spectra["network"] < 120)).all():
+            raise FormatError(f"{args.network}: a network with estimates that are not finite, or not -1000 to 120 dB")
+        A_hat[block] = codec2_model.from_bins(spectra["network"], Wo[block], L[block])
+        for name, x in spectra.items():
+            figures.setdefault(name, []).append(codec2_model.sd_and_variance(target[block], x))
+    sd = {}
+    for name, values in figures.items():
+        sd[name], variance = np.concatenate(values, axis=1)
         print(f"file {name} SD: {sd[name].mean():.2f} dB²")
         print(f"file {name} variance: {variance.mean():.2f} dB²")
     print(f"file frames: {len(variance)}")
@@ -141,7 +153,9 @@ def main(args, data):
         if args.frame is None:
             shown, _ = vq_pager.typical_frames(sd["network"], data["vectors"][used].mean(axis=1))
         titles = [f"frame {used[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-        spectra = {name: x[used[shown]] for name, x in spectra.items()}
+        frames = [estimate(network, data, f // dec * dec, f + 1) for f in used[shown]]
+        spectra = {name: np.stack([x[name][-1] for x in frames]) for name in sd}
+        Fs = data["options"]["Fs"]
         vq_pager.page_frames(used[shown], titles, records, spectra, "eband_out_frames", args.plot_dir, Fs)
     print(f"{sd['network'].mean():.2f}")
 

@@ -106,7 +106,7 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
         fig.supxlabel("k")
         fig.supylabel(unit)
         fig.suptitle(" and ".join(files))
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8)
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize=8, ncols=2)
 
     page_through(draw, -(-len(numbers) // PER_PAGE), name, plot_dir)
 

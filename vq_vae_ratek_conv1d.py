@@ -546,8 +546,10 @@ def main(args, data):
         if history:
             show_film(history, args)
         counted = is_counted(x, args)
-        frames, titles = vq_pager.typical_frames(sd["network"], x[counted].mean(axis=1))
-        plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd, np.flatnonzero(counted))}, args.plot_dir)
+        frames, _ = vq_pager.typical_frames(sd["network"], x[counted].mean(axis=1))
+        numbers = np.flatnonzero(counted)
+        titles = [f"frame {numbers[f]}: SD {sd['network'][f]:.1f} dB²" for f in frames]
+        plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
         files = {"original": x[counted], "decoded": x_hat[counted]}
         vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
     if (args.testout or args.indexout) and part == "held-out":  # the outputs are of all FEATURES
