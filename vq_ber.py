@@ -108,7 +108,8 @@ def renumber_network(network, indices):
     codebooks, counts = codebooks.copy(), counts.copy()
     renumbered = np.empty_like(indices)
     for stage, index in enumerate(indices.T):
-        codeword = renumber(codebooks[stage], np.bincount(index, minlength=quantizer.M) / len(index))
+        use = np.bincount(index, minlength=quantizer.M) + 1  # of rare codewords, a short file has none
+        codeword = renumber(codebooks[stage], use / use.sum())
         codebooks[stage], counts[stage] = codebooks[stage][codeword], counts[stage][codeword]
         renumbered[:, stage] = np.argsort(codeword)[index]
     quantizer.codebooks.assign(codebooks)
