@@ -62,6 +62,7 @@ FILTER_DB = 3  # and filtered by a smooth random response with this rms
 CUTOFF_SHARE = 0.3  # of the chunks get a low pass, as many a high pass; with 0.05 narrow band speech has twice the SD
 CUTOFF_SLOPE = 0.25  # dB/Hz at most
 CUTOFF_DB = 50  # attenuation at most
+NEWAMP1_RANGE_DB = 50  # of K = 20 vectors of one frame, filtered ones as well
 FLOOR_DB = -20  # lowest band energy: the rounding noise of 16 bit samples
 KMEANS = 60_000  # vectors that k-means sees
 SAMPLE = 64  # blocks of 256 frames that the evaluations during training look at
@@ -72,33 +73,28 @@ MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 def parse_args(argv=None):
     parser = ArgumentParser(description="Multi-stage VQ-VAE.", formatter_class=ArgumentDefaultsHelpFormatter)
-    number = {"type": plumbing.positive, "metavar": "N"}
-    group = parser.add_argument_group("data")
-    group.add_argument("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
-    group.add_argument("--test", metavar="F32", help="another file that is never trained on")
-    group.add_argument("--eband_K", **number, help="values in a vector: 14, or what the network of --nnin has")
-    group.add_argument("--nb_samples", **number, help="use the first N frames")
-    group.add_argument("--lower", type=float, default=10, metavar="dB", help="frames must have a higher mean to count")
-    group = parser.add_argument_group("network")
-    group.add_argument("--dec", type=int, default=2, choices=OPTIONS["dec"], help="frames per quantised vector")
-    group.add_argument("--vq_stages", **number, default=2, help="stages of the quantiser")
-    group.add_argument("--num_embedding", **number, default=2048, help="codewords of a stage")
-    group.add_argument("--embedding_dim", **number, help=f"values that are quantised: {DIM_PER_FRAME} times --dec")
-    group.add_argument("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
-    group = parser.add_argument_group("training")
-    group.add_argument("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
-    group.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
-    group = parser.add_argument_group("search of the sender")
-    group.add_argument("--mbest", **number, default=16, help="partial sums kept from stage to stage; candidates")
-    group.add_argument("--sweeps", type=plumbing.natural, default=2, metavar="N", help="0: no analysis by synthesis")
-    group = parser.add_argument_group("output")
-    group.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
-    group.add_argument("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32, STEM_2.f32 …")
-    group.add_argument("--indexout", metavar="NPY", help="write the indices of --test, else FEATURES")
-    group.add_argument("--indexin", metavar="NPY", help="decode these indices with --nnin, without FEATURES")
-    group.add_argument("--testout", metavar="F32", help="write the decoded vectors")
-    group.add_argument("--noplots", action="store_true", help="print figures only")
-    group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
+    add, number = parser.add_argument, {"type": plumbing.positive, "metavar": "N"}
+    add("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
+    add("--test", metavar="F32", help="another file that is never trained on")
+    add("--eband_K", **number, help="values in a vector: 14, or what the network of --nnin has")
+    add("--nb_samples", **number, help="use the first N frames")
+    add("--lower", type=float, default=10, metavar="dB", help="frames must have a higher mean to count")
+    add("--dec", type=int, default=2, choices=OPTIONS["dec"], help="frames per quantised vector")
+    add("--vq_stages", **number, default=2, help="stages of the quantiser")
+    add("--num_embedding", **number, default=2048, help="codewords of a stage")
+    add("--embedding_dim", **number, help=f"values that are quantised: {DIM_PER_FRAME} times --dec")
+    add("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
+    add("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
+    add("--mbest", **number, default=16, help="candidates of the search: partial sums kept from stage to stage")
+    add("--sweeps", type=plumbing.natural, default=2, metavar="N", help="0: no analysis by synthesis")
+    add("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
+    add("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
+    add("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32, STEM_2.f32 …")
+    add("--indexout", metavar="NPY", help="write the indices of --test, else FEATURES")
+    add("--indexin", metavar="NPY", help="decode these indices with --nnin, without FEATURES")
+    add("--testout", metavar="F32", help="write the decoded vectors")
+    add("--noplots", action="store_true", help="print figures only")
+    add("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
     args = parser.parse_args(argv)
     if bool(args.indexin) == bool(args.features) or (args.indexin and not (args.nnin and args.testout)):
         parser.error("give FEATURES, or --indexin with --nnin and --testout")
@@ -133,9 +129,9 @@ def load(args):
     data = {"file": x} if args.nnin else {"train": x[:nb_train], "held-out": x[nb_train:]}
     if args.test:
         data["test"] = codec2_model.read_rate_K(args.test, args.eband_K)
-    needed = max(MIN_FRAMES, args.dec * args.num_embedding)
     for part, frames in data.items():
-        least, found = needed if part == "train" else 1, np.count_nonzero(is_counted(frames, args))
+        least = max(MIN_FRAMES, args.dec * args.num_embedding) if part == "train" else 1
+        found = np.count_nonzero(is_counted(frames, args))
         if found < least:
             why = f"{found} {part} frames with a mean level above {args.lower:g} dB, expected {least} or more"
             raise FormatError(f"{args.test if part == 'test' else args.features}: {why}")
@@ -275,7 +271,18 @@ def random_filter(chunks, rng):
     low, high = rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < CUTOFF_SHARE)  # dB/Hz
     response -= np.minimum(low * np.maximum(hz - rng.uniform(2400, 4000, (n, 1)), 0), CUTOFF_DB)
     response -= np.minimum(high * np.maximum(rng.uniform(0, 500, (n, 1)) - hz, 0), CUTOFF_DB)
-    return np.maximum(chunks + np.float32(response)[:, None], FLOOR_DB)
+    filtered = np.maximum(chunks + np.float32(response)[:, None], FLOOR_DB)
+    if K == codec2_model.NEWAMP1_K:  # whose analysis clips the harmonics as far below the largest one
+        filtered = np.maximum(filtered, filtered.max(axis=2, keepdims=True) - NEWAMP1_RANGE_DB)
+    return filtered
+
+
+def random_chunks(x, n, args, rng):
+    """Filtered chunks [n][CHUNK][K] from anywhere in x [frames][K], and the weights [n][CHUNK] of their frames."""
+    counted = is_counted(x, args)
+    first = np.flatnonzero(np.convolve(counted, np.ones(CHUNK), "valid") >= CHUNK // 2)  # of chunks with speech
+    frames = rng.choice(first, n)[:, None] + np.arange(CHUNK)
+    return random_filter(x[frames], rng), np.float32(counted[frames])
 
 
 # ---------------------------------------------------------------- training
@@ -284,57 +291,38 @@ def random_filter(chunks, rng):
 def train(network, x, held, args, rng):
     """Fit encoder, codebooks and decoder to frames x [n][K]; returns what the film shows, a dictionary per round."""
     encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
-    counted = is_counted(x, args)
-    first_frames = np.flatnonzero(np.convolve(counted, np.ones(CHUNK), "valid") >= CHUNK // 2)  # of chunks with speech
     epoch_steps = -(-len(x) // (BATCH * CHUNK))
     epochs = args.epochs or -(-STEPS // epoch_steps)
-    print(f"epochs: {epochs}")
-    print(f"steps: {epochs * epoch_steps}")
-
-    def random_chunks(n):
-        """Filtered chunks [n][CHUNK][K] from anywhere in x, and the weights [n][CHUNK] of their frames in the loss."""
-        frames = rng.choice(first_frames, n)[:, None] + np.arange(CHUNK)
-        return random_filter(x[frames], rng), np.float32(counted[frames])
-
-    def fit(model, steps):
-        """Mean loss of so many training steps."""
-        chunks, weights = random_chunks(steps * BATCH)
-        history = model.fit(chunks, chunks, BATCH, sample_weight=weights, shuffle=False, verbose=0)
-        return history.history["loss"][0]
-
+    print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
     options = {"loss": "mse", "loss_weights": 1 / SCALE_DB**2, "steps_per_execution": 10}
+
     # without the quantiser first, so that the codebooks start from vectors that mean something
     model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))
     model.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM), **options)
-    fit(model, min(FIRST_STEPS, epochs * epoch_steps))
-    some = random_chunks(-(-KMEANS * args.dec // CHUNK))[0]
-    z_e = encoder.predict(some, verbose=0).reshape(-1, args.embedding_dim)
+    chunks, weights = random_chunks(x, min(FIRST_STEPS, epochs * epoch_steps) * BATCH, args, rng)
+    model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
+    chunks, _ = random_chunks(x, -(-KMEANS * args.dec // CHUNK), args, rng)
+    z_e = encoder.predict(chunks, verbose=0).reshape(-1, args.embedding_dim)
     quantizer.codebooks.assign(kmeans_codebooks(z_e, 3, args, rng))
 
     model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), **options)
-    rounds = np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))
     progress, history = plumbing.Progress(epochs), []
     with plumbing.CtrlC(model) as ctrl_c:
-        for before, epoch in itertools.pairwise(rounds):
-            loss = fit(model, (epoch - before) * epoch_steps)
-            z_e, indices, sd = look(network, x, args)
-            held_sd = look(network, held, args)[2]
-            codebooks = ops.convert_to_numpy(quantizer.codebooks)
-            seen = {"epoch": epoch, "z_e": z_e, "indices": indices, "codebooks": codebooks}
-            history.append({**seen, "training part": sd, "held-out part": held_sd})
-            progress.show(epoch, f"loss {loss:.4f}, SD train {sd:.2f}, held-out {held_sd:.2f} dB²")
+        for before, epoch in itertools.pairwise(np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))):
+            chunks, weights = random_chunks(x, (epoch - before) * epoch_steps * BATCH, args, rng)
+            model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
+            seen = {"epoch": epoch, "codebooks": ops.convert_to_numpy(quantizer.codebooks)}
+            for part, frames in (("held-out", held), ("train", x)):  # without analysis by synthesis, which takes longer
+                some = some_blocks(frames, SAMPLE)
+                seen["z_e"], seen["indices"], x_hat = code(network, some, 0, args)
+                seen[part] = np.mean((some - x_hat)[is_counted(some, args)] ** 2)
+            history.append(seen)
+            progress.show(epoch, f"SD train {seen['train']:.2f}, held-out {seen['held-out']:.2f} dB²")
             if ctrl_c.pressed:
                 break
     return history
-
-
-def look(network, x, args):
-    """z_e, indices and SD in dB² of blocks from all over x [n][K], coded without analysis by synthesis."""
-    some = some_blocks(x, SAMPLE)
-    z_e, indices, x_hat = code(network, some, 0, args)
-    return z_e, indices, np.mean((some - x_hat)[is_counted(some, args)] ** 2)
 
 
 def some_blocks(x, n):
@@ -375,8 +363,8 @@ def choose(x, counted, z, decode, reach, sweeps, dec):
     numbers, chosen = np.arange(len(z)), np.zeros(len(z), int)
     for first in [*range(min(apart, len(z)))] * sweeps:
         tried = numbers[first::apart]
-        start = tried * dec + reach[0]
-        start, end = np.clip([start, start + apart * dec], 0, len(x))
+        start = np.clip(tried * dec + reach[0], 0, len(x))
+        end = np.clip(tried * dec + reach[0] + apart * dec, 0, len(x))
         errors = []
         for candidate in range(z.shape[1]):
             chosen[tried] = candidate
@@ -400,13 +388,11 @@ def code(network, x, sweeps, args):
     encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
     padded = np.maximum(np.pad(x, ((0, -len(x) % args.dec), (0, 0)), "edge"), FLOOR_DB)
     z_e = ops.convert_to_numpy(encoder(padded[None])[0])
-    indices, chosen = search(quantizer, z_e, args.mbest, args.mbest if sweeps else 1), 0
-    if sweeps:
-        z = ops.convert_to_numpy(quantizer.decode(indices))
-        _, reach = reaches(network, args)
-        chosen = choose(x, is_counted(x, args), z, lambda z: decode(network, z), reach, sweeps, args.dec)
-    indices = indices[np.arange(len(z_e)), chosen]
-    return z_e, indices, decode(network, ops.convert_to_numpy(quantizer.decode(indices)))[: len(x)]
+    indices = search(quantizer, z_e, args.mbest, args.mbest if sweeps else 1)
+    z, (_, reach) = ops.convert_to_numpy(quantizer.decode(indices)), reaches(network, args)
+    chosen = choose(x, is_counted(x, args), z, lambda z: decode(network, z), reach, sweeps, args.dec)
+    numbers = np.arange(len(z))
+    return z_e, indices[numbers, chosen], decode(network, z[numbers, chosen])[: len(x)]
 
 
 def reaches(network, args):
@@ -417,10 +403,10 @@ def reaches(network, args):
     n, middle = 64 * args.dec, 32 * args.dec
     frames = np.zeros((n, n, args.eband_K), np.float32)
     frames[np.arange(n), np.arange(n)] = np.nan
-    vectors = np.zeros((1, 64, args.embedding_dim), np.float32)
-    vectors[0, 32] = np.nan
+    vectors = np.zeros((64, args.embedding_dim), np.float32)
+    vectors[32] = np.nan
     seen = np.isnan(ops.convert_to_numpy(network.get_layer("encoder")(frames))[:, 32, 0])
-    changed = np.isnan(decode(network, vectors[0])[:, 0])
+    changed = np.isnan(decode(network, vectors)[:, 0])
     return [np.flatnonzero(flags)[[0, -1]] - middle for flags in (seen, changed)]
 
 
@@ -445,13 +431,19 @@ def code_classically(codebooks, x, sweeps, args):
 
 def evaluate(part, x, decoded, args):
     """Print SD and variance of frames x [n][K] against decoded {name: [n][K]}; returns SD {name: [counted]} in dB²."""
-    target, sd = np.where(is_counted(x, args)[:, None], x, np.nan), {}
+    counted, sd = is_counted(x, args), {}
     for name, x_hat in decoded.items():
-        sd[name], variance = codec2_model.sd_and_variance(target, x_hat)
+        sd[name], variance = codec2_model.sd_and_variance(x[counted], x_hat[counted])
         print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
         print(f"{part} {name} variance: {variance.mean():.2f} dB²")
     print(f"{part} frames counted: {len(variance)} of {len(x)}")
     return sd
+
+
+def stage_inputs(seen):
+    """What each stage quantises: the encoder's output, and what the stages before it have left, [v][dim] each."""
+    parts = [codebook[index] for codebook, index in zip(seen["codebooks"], seen["indices"].T, strict=True)]
+    return seen["z_e"] - np.cumsum([np.zeros_like(seen["z_e"]), *parts[:-1]], axis=0)
 
 
 def show_film(history, args):
@@ -459,33 +451,30 @@ def show_film(history, args):
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, args.vq_stages + 1, figsize=(4.5 * (args.vq_stages + 1), 4.5), layout="constrained")
-    planes, residual = [], history[-1]["z_e"]  # the planes of the last epoch, for all pictures
-    for stage, codebook in enumerate(history[-1]["codebooks"]):
-        plane = np.linalg.eigh(np.atleast_2d(np.cov(residual.T)))[1][:, :-3:-1]  # the two principal axes
-        planes.append((plane, np.percentile(residual @ plane, [0.5, 99.5], axis=0).T))
-        residual = residual - codebook[history[-1]["indices"][:, stage]]
-    last = np.unique(np.geomspace(1, len(history), PICTURES).astype(int)) - 1  # round of each picture, log-spaced
+    last = stage_inputs(history[-1])  # the planes of all pictures are those of the last epoch
+    planes = [np.linalg.eigh(np.cov(x.T))[1][:, :-3:-1] for x in last]  # the two principal axes
+    limits = [np.percentile(x @ plane, [0.5, 99.5], axis=0).T for x, plane in zip(last, planes, strict=True)]
+    shown = np.unique(np.geomspace(1, len(history), PICTURES).astype(int)) - 1  # rounds, log-spaced
+    highest = max(seen[part] for seen in history for part in ("train", "held-out"))
 
     def draw(picture):
-        seen = history[last[picture]]
-        residual = seen["z_e"]
-        for stage, (ax, (plane, limits), codebook) in enumerate(zip(axes, planes, seen["codebooks"], strict=False)):
+        seen = history[shown[picture]]
+        for stage, (x, codebook) in enumerate(zip(stage_inputs(seen), seen["codebooks"], strict=True)):
+            ax, plane, (xlim, ylim) = axes[stage], planes[stage], limits[stage]
             ax.clear()
-            ax.hist2d(*(residual @ plane).T, 80, range=limits, cmap="inferno", norm="symlog")
+            ax.hist2d(*(x @ plane).T, 80, range=limits[stage], cmap="inferno", norm="symlog")
             ax.plot(*(codebook @ plane).T, "ow", markersize=2.5, markeredgecolor="black", markeredgewidth=0.3)
-            ax.set(xlim=limits[0], ylim=limits[1], xlabel="Principal axis 1", ylabel="Principal axis 2")
+            ax.set(xlim=xlim, ylim=ylim, xlabel="Principal axis 1", ylabel="Principal axis 2")
             ax.set_title(f"{f'residual of stage {stage}' if stage else 'encoder output'} and codewords")
-            residual = residual - codebook[seen["indices"][:, stage]]
         axes[-1].clear()
-        for name in ("training part", "held-out part"):
-            rounds = history[: last[picture] + 1]
-            axes[-1].plot([r["epoch"] for r in rounds], [r[name] for r in rounds], ".-", label=name)
-        values = [r[name] for r in history for name in ("training part", "held-out part")]
-        axes[-1].set(xlim=(0, history[-1]["epoch"]), ylim=(0, 1.05 * max(values)))
-        axes[-1].set(xlabel="Epoch", ylabel="SD (dB²)", title=f"epoch {seen['epoch']}")
+        rounds = history[: shown[picture] + 1]
+        for part in ("train", "held-out"):
+            axes[-1].plot([r["epoch"] for r in rounds], [r[part] for r in rounds], ".-", label=f"{part} part")
+        axes[-1].set(xlim=(0, history[-1]["epoch"]), ylim=(0, 1.05 * highest), title=f"epoch {seen['epoch']}")
+        axes[-1].set(xlabel="Epoch", ylabel="SD (dB²)")
         axes[-1].legend()
 
-    plumbing.show_film(fig, draw, len(last), f"{NAME}_training", args.plot_dir)
+    plumbing.show_film(fig, draw, len(shown), f"{NAME}_training", args.plot_dir)
 
 
 # ---------------------------------------------------------------- main
@@ -502,6 +491,13 @@ def load_trained(filename, args):
     raise FormatError(f"{filename}: its layers are not those that its options tell")
 
 
+def receive(network, indices, nb_frames, args):
+    """The receiver: write the frames that these indices [v][stages] stand for."""
+    z = ops.convert_to_numpy(network.get_layer("quantizer").decode(indices))
+    codec2_model.write_rate_K(decode(network, z)[:nb_frames], args.testout)
+    print(f"frames: {nb_frames}")
+
+
 def main(args, data):
     keras.utils.set_random_seed(args.seed)
     rng, history = np.random.default_rng(args.seed), []
@@ -516,13 +512,8 @@ def main(args, data):
         history = train(network, data["train"], data["held-out"], args, rng)
         options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
-    quantizer = network.get_layer("quantizer")
     if args.indexin:
-        indices, nb_frames = data["indices"]
-        x_hat = decode(network, ops.convert_to_numpy(quantizer.decode(indices)))[:nb_frames]
-        codec2_model.write_rate_K(x_hat, args.testout)
-        print(f"frames: {nb_frames}")
-        return
+        return receive(network, *data["indices"], args)
 
     bits = args.vq_stages * np.log2(args.num_embedding)
     of_encoder, of_decoder = reaches(network, args)
@@ -533,24 +524,22 @@ def main(args, data):
         x, sweeps = (some_blocks(x, TRAIN_SAMPLE), 0) if part == "train" else (x, args.sweeps)  # saves minutes
         print(f"{part} search: {args.mbest} candidates, {sweeps} sweeps")
         _, indices, x_hat = code(network, x, sweeps, args)
-        decoded = {"network": x_hat, "classical VQ": code_classically(classical, x, sweeps, args)}
-        sd = evaluate(part, x, decoded, args)
+        sd = evaluate(part, x, {"network": x_hat, "classical VQ": code_classically(classical, x, sweeps, args)}, args)
         for stage, index in enumerate(indices.T):
-            used = np.count_nonzero(np.bincount(index, minlength=args.num_embedding))
-            print(f"{part} codewords of stage {stage + 1} in use: {100 * used / args.num_embedding:.1f} %")
+            used = 100 * len(np.unique(index)) / args.num_embedding
+            print(f"{part} codewords of stage {stage + 1} in use: {used:.1f} %")
 
     if args.vqout:
-        for stage, codebook in enumerate(ops.convert_to_numpy(quantizer.codebooks)):
+        for stage, codebook in enumerate(ops.convert_to_numpy(network.get_layer("quantizer").codebooks)):
             codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
     if not args.noplots:
         if history:
             show_film(history, args)
-        counted = is_counted(x, args)
-        frames, _ = vq_pager.typical_frames(sd["network"], x[counted].mean(axis=1))
-        numbers = np.flatnonzero(counted)
+        numbers = np.flatnonzero(is_counted(x, args))
+        files = {"original": x[numbers], "decoded": x_hat[numbers]}
+        frames, _ = vq_pager.typical_frames(sd["network"], files["original"].mean(axis=1))
         titles = [f"frame {numbers[f]}: SD {sd['network'][f]:.1f} dB²" for f in frames]
         plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
-        files = {"original": x[counted], "decoded": x_hat[counted]}
         vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
     if (args.testout or args.indexout) and part == "held-out":  # the outputs are of all FEATURES
         x = np.concatenate([data["train"], data["held-out"]])
