@@ -47,9 +47,10 @@ HIDDEN = 128  # channels of the hidden conv1D layers; 256 gain nothing, what is 
 KERNEL = 7  # frames that a conv1D layer looks at; strided layers look at twice --dec and 3 more
 DIM_PER_FRAME = 8  # values that are quantised per frame
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
+F_CUTOFF_HZ = 3600  # harmonics that --harmonics counts, as in the training of the decoder
 CHUNK = 32  # frames of a training sequence
 BATCH = 32  # chunks
-STEPS = 10_000  # training steps, a batch each, that the default of --epochs comes to
+STEPS = 12_000  # training steps, a batch each, that the default of --epochs comes to
 FIRST_STEPS = 250  # steps without the quantiser; in thousands of them the encoder's output would grow without bound
 ROUNDS = 40  # lines printed and evaluations made during a training
 LEARNING_RATE = 2e-3  # falls to 0 along a cosine
@@ -57,9 +58,8 @@ CLIP_NORM = 0.5  # of all gradients together, which is 0.2 to 0.4 most of the ti
 TRAIN_MBEST = 4  # partial sums that the search in training carries from stage to stage
 BETA = 1  # weight of the commitment loss; with 0.25 the encoder's output grows
 DECAY = 0.99  # per step, of the EMA that the codebooks follow
-GAIN_DB = 6  # training chunks are amplified by up to this, up or down,
-FILTER_DB = 3  # and filtered by a smooth random response with this rms
-CUTOFF_SHARE = 0.3  # of the chunks get a low pass, as many a high pass; with 0.05 narrow band speech has twice the SD
+GAIN_DB = 10  # training chunks are amplified by up to this, up or down,
+FILTER_DB = 4  # and filtered by a smooth random response with this rms
 CUTOFF_SLOPE = 0.25  # dB/Hz at most
 CUTOFF_DB = 50  # attenuation at most
 NEWAMP1_RANGE_DB = 50  # of K = 20 vectors of one frame, filtered ones as well
@@ -84,9 +84,16 @@ def parse_args(argv=None):
     add("--num_embedding", **number, default=2048, help="codewords of a stage")
     add("--embedding_dim", **number, help=f"values that are quantised: {DIM_PER_FRAME} times --dec")
     add("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
+    add("--cutoffs", type=float, default=0.3, metavar="P", help="share of the training speech made narrow band")
     add("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
-    add("--mbest", **number, default=16, help="candidates of the search: partial sums kept from stage to stage")
+    add("--mbest", **number, default=32, help="candidates of the search: partial sums kept from stage to stage")
     add("--sweeps", type=plumbing.natural, default=2, metavar="N", help="0: no analysis by synthesis")
+    add(
+        "--harmonics",
+        nargs=2,
+        metavar=("MODEL", "DECODER"),
+        help="search for the harmonics of MODEL that DECODER makes",
+    )
     add("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
     add("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
     add("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32, STEM_2.f32 …")
@@ -98,6 +105,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if bool(args.indexin) == bool(args.features) or (args.indexin and not (args.nnin and args.testout)):
         parser.error("give FEATURES, or --indexin with --nnin and --testout")
+    if args.harmonics and (args.test or args.indexin or not args.nnin):
+        parser.error("--harmonics goes with FEATURES and --nnin")
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
     args.embedding_dim = args.embedding_dim or DIM_PER_FRAME * args.dec
@@ -109,6 +118,7 @@ def parse_args(argv=None):
 
 def load(args):
     """{"train", "held-out"} or {"file"}, and {"test"}: rate K vectors [n][K] in dB; or {"indices": [v][stages]}.
+    With --harmonics, {"pair"} of vectors and harmonics.
 
     With --nnin, args get the options of that network.
     """
@@ -119,7 +129,7 @@ def load(args):
         vars(args).update({name: options[name] for name in OPTIONS})
     books = [f"{args.vqout}_{stage + 1}.f32" for stage in range(args.vq_stages)] if args.vqout else []
     outputs = [None if args.nnin else args.nnout, args.indexout, args.testout, *books]
-    inputs = [args.features, args.test, args.nnin, args.indexin]
+    inputs = [args.features, args.test, args.nnin, args.indexin, *(args.harmonics or [])]
     plumbing.check_outputs(outputs, inputs, None if args.noplots else args.plot_dir)
     if args.indexin:
         return {"indices": codec2_model.read_indices(args.indexin, args.num_embedding, args.vq_stages, args.dec)}
@@ -135,6 +145,12 @@ def load(args):
         if found < least:
             why = f"{found} {part} frames with a mean level above {args.lower:g} dB, expected {least} or more"
             raise FormatError(f"{args.test if part == 'test' else args.features}: {why}")
+    if args.harmonics:
+        model, decoder = args.harmonics
+        expected = {"input": ("bands", "bands and Wo", "newamp1"), "width": range(2, 4097)}
+        expected |= {"eband_K": (args.eband_K,), "eband_start": (0,)}
+        width = plumbing.read_options(decoder, expected)["width"]
+        data["pair"] = codec2_model.load_pair(args.features, model, x, width, F_CUTOFF_HZ)
     return data
 
 
@@ -258,17 +274,18 @@ def build_network(mean, args):
     return keras.Model(inputs, keras.Sequential(decoder, name="decoder")(z_q))
 
 
-def random_filter(chunks, rng):
+def random_filter(chunks, cutoffs, rng):
     """Chunks [n][frames][K] in dB as other microphones, rooms or radios would have recorded them.
 
-    A gain and three cosines over frequency with random weights; in some chunks a low pass, in some a high pass.
+    A gain and three cosines over frequency with random weights; a low pass in this share of the chunks, a high pass in
+    as many.
     """
     n, _, K = chunks.shape
     hz = {14: codec2_model.BAND_HZ, 20: codec2_model.NEWAMP1_HZ}.get(K, np.linspace(0, 4000, K))
     weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
     response = weights @ np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, K)))
     response += rng.uniform(-GAIN_DB, GAIN_DB, (n, 1))
-    low, high = rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < CUTOFF_SHARE)  # dB/Hz
+    low, high = rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < cutoffs)  # dB/Hz
     response -= np.minimum(low * np.maximum(hz - rng.uniform(2400, 4000, (n, 1)), 0), CUTOFF_DB)
     response -= np.minimum(high * np.maximum(rng.uniform(0, 500, (n, 1)) - hz, 0), CUTOFF_DB)
     filtered = np.maximum(chunks + np.float32(response)[:, None], FLOOR_DB)
@@ -282,7 +299,7 @@ def random_chunks(x, n, args, rng):
     counted = is_counted(x, args)
     first = np.flatnonzero(np.convolve(counted, np.ones(CHUNK), "valid") >= CHUNK // 2)  # of chunks with speech
     frames = rng.choice(first, n)[:, None] + np.arange(CHUNK)
-    return random_filter(x[frames], rng), np.float32(counted[frames])
+    return random_filter(x[frames], args.cutoffs, rng), np.float32(counted[frames])
 
 
 # ---------------------------------------------------------------- training
@@ -352,25 +369,23 @@ def search(quantizer, x, m_best, candidates):
     return np.concatenate([ops.convert_to_numpy(part) for part in parts])
 
 
-def choose(x, counted, z, decode, reach, sweeps, dec):
+def choose(z, error, reach, sweeps, dec):
     """Analysis by synthesis: the number [v] of the candidate that each vector takes of its candidates z [v][C][dim].
 
-    decode(vectors [v][dim]) gives frames [v · dec][K], to be near x [n][K] where counted [n].  A vector changes the
-    frames from reach[0] to reach[1], counted from its own first frame.  Vectors that change different frames are tried
-    at once; each takes the candidate with the least squared error of the frames that it changes, all others held.
+    error(vectors [v][dim]) gives the squared error [n] of the frames decoded from them.  A vector changes the frames
+    from reach[0] to reach[1], counted from its own first frame.  Vectors that change different frames are tried at
+    once; each takes the candidate with the least error of the frames that it changes, all others held.
     """
     apart = -(-(reach[1] - reach[0] + 1) // dec)  # vectors
     numbers, chosen = np.arange(len(z)), np.zeros(len(z), int)
     for first in [*range(min(apart, len(z)))] * sweeps:
         tried = numbers[first::apart]
-        start = np.clip(tried * dec + reach[0], 0, len(x))
-        end = np.clip(tried * dec + reach[0] + apart * dec, 0, len(x))
-        errors = []
+        start, errors = tried * dec + reach[0], []
         for candidate in range(z.shape[1]):
             chosen[tried] = candidate
-            error = np.mean((x - decode(z[numbers, chosen])[: len(x)]) ** 2, axis=1) * counted
-            sums = np.concatenate([[0], np.cumsum(error, dtype=np.float64)])
-            errors.append(sums[end] - sums[start])
+            sums = np.concatenate([[0], np.cumsum(error(z[numbers, chosen]), dtype=np.float64)])
+            start_sum, end_sum = (sums[np.clip(frame, 0, len(sums) - 1)] for frame in (start, start + apart * dec))
+            errors.append(end_sum - start_sum)
         chosen[tried] = np.argmin(errors, axis=0)
     return chosen
 
@@ -380,19 +395,40 @@ def decode(network, z):
     return ops.convert_to_numpy(network.get_layer("decoder")(z[None])[0])
 
 
-def code(network, x, sweeps, args):
+def code(network, x, sweeps, args, pair=None):
     """Encoder output z_e [v][dim], indices int32 [v][stages] and decoded frames [n][K] of frames x [n][K].
 
-    v = n / dec, rounded up by repeating the last frame.
+    v = n / dec, rounded up by repeating the last frame.  With a `pair`, the search minimises the error of harmonics.
     """
     encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
     padded = np.maximum(np.pad(x, ((0, -len(x) % args.dec), (0, 0)), "edge"), FLOOR_DB)
     z_e = ops.convert_to_numpy(encoder(padded[None])[0])
     indices = search(quantizer, z_e, args.mbest, args.mbest if sweeps else 1)
-    z, (_, reach) = ops.convert_to_numpy(quantizer.decode(indices)), reaches(network, args)
-    chosen = choose(x, is_counted(x, args), z, lambda z: decode(network, z), reach, sweeps, args.dec)
+    z, (_, reach), counted = (
+        ops.convert_to_numpy(quantizer.decode(indices)),
+        reaches(network, args),
+        is_counted(x, args),
+    )
+
+    def error(z):
+        x_hat = decode(network, z)[: len(x)]
+        return harmonic_error(x_hat, pair) if pair else np.mean((x - x_hat) ** 2, axis=1) * counted
+
+    chosen = choose(z, error, reach, sweeps, args.dec)
     numbers = np.arange(len(z))
     return z_e, indices[numbers, chosen], decode(network, z[numbers, chosen])[: len(x)]
+
+
+def harmonic_error(x_hat, pair):
+    """Squared error [n], mean over the harmonics that the network pair["decoder"] makes of vectors x_hat [n][K]."""
+    errors = []
+    for block in codec2_model.blocks(len(x_hat)):
+        inputs = [x_hat[block], pair["Wo"][block, None]][: len(pair["decoder"].inputs)]
+        error = pair["target"][block] - pair["decoder"].predict_on_batch(inputs)
+        has_target = ~np.isnan(error)
+        count = np.maximum(np.count_nonzero(has_target, axis=1), 1)
+        errors.append(np.sum(error**2, axis=1, where=has_target) / count)
+    return np.concatenate(errors)
 
 
 def reaches(network, args):
@@ -414,16 +450,19 @@ def code_classically(codebooks, x, sweeps, args):
     """Frames [n][K]: every dec-th frame of x [n][K] quantised with codebooks [stages][M][K], linear interpolation."""
     quantizer = VectorQuantizer(args.num_embedding, args.eband_K, args.vq_stages)
     quantizer.codebooks.assign(codebooks)
-    n = np.arange(-(-len(x) // args.dec) * args.dec)
+    n, counted = np.arange(len(x)), is_counted(x, args)
     weight = (n % args.dec / np.float32(args.dec))[:, None]
 
     def interpolate(z):
         following = np.minimum(n // args.dec + 1, len(z) - 1)
         return (1 - weight) * z[n // args.dec] + weight * z[following]
 
+    def error(z):
+        return np.mean((x - interpolate(z)) ** 2, axis=1) * counted
+
     z = ops.convert_to_numpy(quantizer.decode(search(quantizer, x[:: args.dec], args.mbest, args.mbest)))
-    chosen = choose(x, is_counted(x, args), z, interpolate, (1 - args.dec, args.dec - 1), sweeps, args.dec)
-    return interpolate(z[np.arange(len(z)), chosen])[: len(x)]
+    chosen = choose(z, error, (1 - args.dec, args.dec - 1), sweeps, args.dec)
+    return interpolate(z[np.arange(len(z)), chosen])
 
 
 # ---------------------------------------------------------------- figures and pictures
@@ -507,11 +546,14 @@ def main(args, data):
     else:
         x = data["train"][is_counted(data["train"], args)]
         network = build_network(x.mean(axis=0), args)
-        some = random_filter(x[rng.permutation(len(x))[:KMEANS], None], rng)[:, 0]
+        some = random_filter(x[rng.permutation(len(x))[:KMEANS], None], args.cutoffs, rng)[:, 0]
         classical = kmeans_codebooks(some, 20, args, rng)
         history = train(network, data["train"], data["held-out"], args, rng)
         options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
+    pair = data.pop("pair", None)
+    if pair:
+        pair["decoder"] = plumbing.load_network(args.harmonics[1])
     if args.indexin:
         return receive(network, *data["indices"], args)
 
@@ -523,7 +565,7 @@ def main(args, data):
     for part, x in data.items():
         x, sweeps = (some_blocks(x, TRAIN_SAMPLE), 0) if part == "train" else (x, args.sweeps)  # saves minutes
         print(f"{part} search: {args.mbest} candidates, {sweeps} sweeps")
-        _, indices, x_hat = code(network, x, sweeps, args)
+        _, indices, x_hat = code(network, x, sweeps, args, pair)
         sd = evaluate(part, x, {"network": x_hat, "classical VQ": code_classically(classical, x, sweeps, args)}, args)
         for stage, index in enumerate(indices.T):
             used = 100 * len(np.unique(index)) / args.num_embedding

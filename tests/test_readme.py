@@ -1,9 +1,16 @@
-"""README.md: its scripts exist and are all there, and the options in its commands are accepted."""
+"""README.md: its scripts exist and are all there, and its commands work, in the order given."""
 
+import importlib.util
+import os
 import re
+import shlex
+import shutil
+import subprocess
 
+import numpy as np
 import pytest
 from conftest import ROOT, run_in
+from scipy.io import wavfile
 
 README = (ROOT / "README.md").read_text()
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "plumbing.py")
@@ -36,3 +43,39 @@ def test_files_and_targets_exist():
     for target in re.findall(r"`?make (demo|test|results|bench|lint|clean)\b", README):
         assert f"\n{target}:" in makefile
     assert len(commands()) > 15
+
+
+def all_commands():
+    """Lines of the README that a shell runs, in their order: those of code blocks and of the table of scripts."""
+    lines = re.findall(r"^    ((?:\./|cp |sed ).*)|^\| \w+\.py \|.*`(.*)` \|$", README, re.MULTILINE)
+    return [block or cell for block, cell in lines]
+
+
+def run_here(command):
+    """Run `./script.py options` in this process, which has Keras already; one epoch instead of minutes of training."""
+    name, *argv = shlex.split(command, comments=True)
+    specification = importlib.util.spec_from_file_location(name[2:-3], name)
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    script.PASSES = 1  # of vq_ber.py, a second each
+    known = run_in(".", name[2:], "--help").stdout
+    argv += ["--plot_dir", "pictures"] if "--plot_dir" in known and "--noplots" not in argv else []
+    argv += ["--epochs", "1"] if "--epochs" in known and "--nnin" not in argv else []
+    args = script.parse_args(argv)
+    script.main(*([args, script.load(args)] if hasattr(script, "load") else [args]))
+
+
+def test_commands_work_in_the_order_given(tmp_path, monkeypatch, capsys):
+    """In a copy of the project, with a minute of speech.wav; vq_ber.py renumbers in one pass."""
+    ignored = shutil.ignore_patterns(".*", "demo", "results", "__pycache__")
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
+    monkeypatch.chdir(tmp_path / "copy")
+    rate, sample = wavfile.read("tests/data/sample_8k.wav")
+    wavfile.write("speech.wav", rate, np.tile(sample, 2))
+    for command in all_commands():
+        if command.startswith("./") and ";" not in command:
+            run_here(command)
+            assert "nan" not in capsys.readouterr().out
+        else:
+            subprocess.run(["bash", "-ec", command], check=True)
+    assert os.path.getsize("received.wav") > 100_000
