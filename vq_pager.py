@@ -123,25 +123,25 @@ def typical_frames(sd, level, n=16):
     return frames, [f"frame {f}: SD {sd[f]:.1f} dB² ({p:.0f} %)" for f, p in zip(frames, percentiles, strict=True)]
 
 
-def page_frames(frames, titles, records, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
+def page_frames(titles, records, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
     """Turn pages of six frames: amplitudes of the harmonics above, 20 ms of waveform below.
 
-    frames [p] are numbers in the model file's `records` (Wo, L, A, phi, voiced) and, with titles [p], in spectra
-    {label: dB [p][width]}, the estimates for these frames.
+    titles [p], model records [p], and the estimates for these frames, spectra {label: dB [p][width]}.
     """
 
     def draw(fig, page):
         axes = fig.subplots(4, 3)
         n = np.arange(-80, 80)
-        shown = range(6 * page, min(6 * page + 6, len(frames)))
+        shown = range(6 * page, min(6 * page + 6, len(records)))
         for i, spectrum, wave in zip(shown, axes[::2].flat, axes[1::2].flat, strict=False):
-            Wo, L, A, phi, _ = (values[frames[i] : frames[i] + 1] for values in records)
-            m = np.arange(1, L[0] + 1)
-            estimates = {label: codec2_model.from_bins(x[i : i + 1], Wo, L) for label, x in spectra.items()}
-            for (label, A_hat), colour in zip({"original": A, **estimates}.items(), ("k", "C0", "C1"), strict=False):
-                spectrum.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=label)
+            Wo, L, A, phi, _ = records[i]
+            m = np.arange(1, L + 1)
+            amplitudes = {"original": A}
+            amplitudes |= {label: codec2_model.from_bins(x[i : i + 1], [Wo], [L])[0] for label, x in spectra.items()}
+            for (label, A_hat), colour in zip(amplitudes.items(), ("k", "C0", "C1"), strict=False):
+                spectrum.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[m] + 1e-5), colour, label=label)
                 if colour != "C1":  # original and network only, the network below
-                    signal = np.cos(np.outer(n, m) * Wo + phi[0, m]) @ A_hat[0, m]
+                    signal = np.cos(np.outer(n, m) * Wo + phi[m]) @ A_hat[m]
                     gap = WAVE_GAP * np.abs(signal).max() if colour == "C0" else 0
                     wave.plot(n / 8, signal - gap, colour)
             spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
@@ -151,7 +151,7 @@ def page_frames(frames, titles, records, spectra, name, plot_dir, Fs=codec2_mode
             ax.set_visible(bool(ax.lines))
         axes[0, 0].legend()
 
-    page_through(draw, -(-len(frames) // 6), name, plot_dir)
+    page_through(draw, -(-len(records) // 6), name, plot_dir)
 
 
 def plot_sd(sd, numbers=None):
