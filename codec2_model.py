@@ -92,9 +92,9 @@ def read(filename, max_nb_samples=None):
 
 
 def check_records(filename, records, first=0):
-    """FormatError for the first of `records` (number `first` of the file) that is not a harmonic series.
+    """FormatError for the first of these records, number `first` of a file and on, that is no harmonic series.
 
-    Leftovers in entry 0 and above L, amplitudes of 0 (digital silence) and frames with L = 0 are fine.
+    Digital silence (A = 0), frames with L = 0, and leftovers in entry 0 and above L are fine.
     """
     leftover = ~harmonic_mask(records["L"])
     for name, expected, good in (
@@ -185,12 +185,11 @@ def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
     n = count_items(model)
     if len(vectors) != n:
         raise FormatError(f"{features}: {len(vectors)} frames, but {model} has {n}")
-    data = {"vectors": vectors, "Wo": np.empty(n, np.float32), "L": np.empty(n, np.int32)}
-    data["target"] = np.empty((n, width), np.float16)
-    for part, records in read_blocks(model):
-        data["Wo"][part], data["L"][part] = records["Wo"], records["L"]
-        data["target"][part] = to_bins(records["Wo"], records["L"], records["A"], width, cutoff_hz, Fs)
-    return data
+    Wo, L, target = np.empty(n, np.float32), np.empty(n, np.int32), np.empty((n, width), np.float16)
+    for part, records in read_blocks(model, n):
+        Wo[part], L[part], A = records["Wo"], records["L"], records["A"]
+        target[part] = to_bins(Wo[part], L[part], A, width, cutoff_hz, Fs)
+    return {"vectors": vectors, "Wo": Wo, "L": L, "target": target}
 
 
 def harmonic_mask(L):

@@ -32,30 +32,25 @@ def page_through(draw, nb_pages, name, plot_dir):
     """
     import matplotlib.pyplot as plt
 
-    fig = plt.figure(figsize=(12, 8), layout="constrained")
-    pager = Pager(fig, draw, nb_pages)
-    while plumbing.save_picture(fig, f"{name}_{pager.page + 1}.png", plot_dir, fig.savefig):  # False for a window
-        if pager.page + 1 == min(nb_pages, MAX_PNG_PAGES):
-            plt.close(fig)
-            break
-        pager.turn(1)
-    plt.show()
+    pager = Pager(plt.figure(figsize=(12, 8), layout="constrained"), draw, nb_pages)
+    for page in range(min(nb_pages, MAX_PNG_PAGES)):
+        pager.show(page)
+        if not plumbing.save_picture(pager.fig, f"{name}_{page + 1}.png", plot_dir, pager.fig.savefig):
+            return plt.show()  # a window: its user turns the pages
+    plt.close(pager.fig)
 
 
 class Pager:
     """Keys and clicks of page_through()."""
 
     def __init__(self, fig, draw, nb_pages):
-        self.fig, self.draw, self.last, self.page = fig, draw, nb_pages - 1, 0
-        manager = fig.canvas.manager
-        if manager is not None and manager.key_press_handler_id is not None:
-            fig.canvas.mpl_disconnect(manager.key_press_handler_id)  # Matplotlib binds q and the arrow keys by default
+        self.fig, self.draw, self.nb_pages = fig, draw, nb_pages
+        fig.canvas.mpl_disconnect(fig.canvas.manager.key_press_handler_id)  # Matplotlib binds q and the arrow keys
         fig.canvas.mpl_connect("key_press_event", self.on_key)
         fig.canvas.mpl_connect("button_press_event", self.on_click)
-        self.turn(0)
 
-    def turn(self, pages):
-        self.page = min(max(self.page + pages, 0), self.last)
+    def show(self, page):
+        self.page = min(max(page, 0), self.nb_pages - 1)
         self.fig.clear()
         self.draw(self.fig, self.page)
         self.fig.canvas.draw_idle()
@@ -65,9 +60,9 @@ class Pager:
         if key in ("q", "escape"):
             self.end()
         elif key in ("b", "left"):
-            self.turn(-1)
+            self.show(self.page - 1)
         elif key.rpartition("+")[2] not in MODIFIERS:
-            self.turn(1)
+            self.show(self.page + 1)
 
     def on_click(self, event):
         toolbar = self.fig.canvas.toolbar
@@ -77,7 +72,7 @@ class Pager:
     def end(self):
         import matplotlib.pyplot as plt
 
-        plt.close("all")
+        plt.close(self.fig)
 
 
 def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
@@ -87,7 +82,6 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
     """
     # a file may have any name: Matplotlib takes $ for a formula, and cannot show bytes that are no letters
     files = {name.encode(errors="replace").decode().replace("$", r"\$"): vectors for name, vectors in files.items()}
-    K = next(iter(files.values())).shape[1]
     low, high = min(x.min() for x in files.values()), max(x.max() for x in files.values())
     margin = 0.05 * (high - low) or 1
 
@@ -97,7 +91,7 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
         for i, ax in zip(shown, axes.flat, strict=False):
             for (label, vectors), style in zip(files.items(), ("o-C0", "s--C1"), strict=False):
                 if numbers[i] < len(vectors):
-                    ax.plot(np.arange(K), vectors[numbers[i]], style, markersize=3, label=label)
+                    ax.plot(vectors[numbers[i]], style, markersize=3, label=label)
             ax.set_title(titles[i], fontsize=9, pad=2)
             ax.grid(alpha=0.3)
         for ax in axes.flat[len(shown) :]:
@@ -105,7 +99,6 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
         axes[0, 0].set_ylim(low - margin, high + margin)
         fig.supxlabel("k")
         fig.supylabel(unit)
-        fig.suptitle(" and ".join(files))
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize=8, ncols=2)
 
     page_through(draw, -(-len(numbers) // PER_PAGE), name, plot_dir)
@@ -168,9 +161,6 @@ def plot_sd(sd, numbers=None):
     by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
     histogram.legend()
     return fig
-
-
-# ---------------------------------------------------------------- command line
 
 
 def parse_args(argv=None):

@@ -36,6 +36,7 @@ class Turner:
     def __init__(self):
         self.fig, self.drawn = plt.figure(), []
         self.pager = vq_pager.Pager(self.fig, lambda fig, page: self.drawn.append(page), 3)
+        self.pager.show(0)
 
     def press(self, *keys):
         for key in keys:
@@ -132,11 +133,11 @@ def use_window():
 
 SHOW = """
 import sys, vq_pager
-turn = vq_pager.Pager.turn
-def told(pager, pages):
-    turn(pager, pages)
+show = vq_pager.Pager.show
+def told(pager, page):
+    show(pager, page)
     print("shown", pager.fig.axes[0].get_title(), flush=True)
-vq_pager.Pager.turn = told
+vq_pager.Pager.show = told
 vq_pager.main(vq_pager.parse_args(sys.argv[1:]))
 """
 
