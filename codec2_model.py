@@ -63,32 +63,31 @@ def read_items(filename, dtype, first, n):
     return items
 
 
-def read_records(filename, first, n):
-    """n model records, from number `first` of a .model file on, checked."""
-    records = read_items(filename, RECORD, first, n)
-    check_records(filename, records, first)
-    return records
+def read(filename, max_nb_samples=None):
+    """Wo [n], L [n], A [n][161], phi [n][161], voiced [n] of a .model file, all checked, in memory: 1.3 kB a frame."""
+    n = count_items(filename)
+    records = read_items(filename, RECORD, 0, min(n, max_nb_samples or n))
+    for part in blocks(len(records)):
+        check_records(filename, records[part], part.start)
+    return tuple(records[name] for name in RECORD.names)
 
 
 def read_blocks(filename, max_nb_samples=None):
     """Yield (slice, records) for block after block of a .model file, all checked."""
     n = count_items(filename)
     for part in blocks(min(n, max_nb_samples or n)):
-        yield part, read_records(filename, part.start, part.stop - part.start)
+        records = read_items(filename, RECORD, part.start, part.stop - part.start)
+        check_records(filename, records, part.start)
+        yield part, records
 
 
 def read_frames(filename, frames):
-    """Model records [p] of the frames with these numbers [p]."""
-    return np.concatenate([read_records(filename, frame, 1) for frame in frames])
-
-
-def read(filename, max_nb_samples=None):
-    """Wo [n], L [n], A [n][161], phi [n][161], voiced [n] of a .model file, all checked, in memory: 1.3 kB a frame."""
-    n = count_items(filename)
-    records = np.empty(min(n, max_nb_samples or n), RECORD)
-    for part in blocks(len(records)):
-        records[part] = read_records(filename, part.start, part.stop - part.start)
-    return tuple(records[name] for name in RECORD.names)
+    """The model records [p] of frames [p], given by their numbers in the file, all checked."""
+    records = np.empty(len(frames), RECORD)
+    for i, frame in enumerate(frames):
+        records[i : i + 1] = read_items(filename, RECORD, frame, 1)
+        check_records(filename, records[i : i + 1], frame)
+    return records
 
 
 def check_records(filename, records, first=0):
