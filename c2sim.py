@@ -32,7 +32,7 @@ from pathlib import Path
 
 import codec2_model
 import plumbing
-from codec2_model import FS_HZ, MAX_AMP, NEWAMP1_HZ, NEWAMP1_K, RECORD, harmonic_mask
+from codec2_model import FS_HZ, HARMONICS, MAX_AMP, NEWAMP1_HZ, NEWAMP1_K, RECORD, harmonic_mask
 from plumbing import FormatError
 
 import numpy as np
@@ -48,7 +48,6 @@ BIN_RAD = F32(TWO_PI / FFT)  # width of an FFT bin, rad/sample
 BINS_PER_RAD = F32(1) / BIN_RAD
 WO_MIN = F32(TWO_PI / 160)  # a pitch period of 160 samples
 WO_MAX = F32(TWO_PI / 20)  # a pitch period of 20 samples
-M = np.arange(MAX_AMP + 1)  # harmonic numbers, entry 0 unused
 VOICED_DB = 6  # voiced: below 1 kHz the harmonics have this much more energy than what they leave unexplained
 BACKGROUND_DB = 40  # unvoiced frames below this level tell how loud the background is
 RAW = (".raw", ".sw", ".s16", ".pcm")  # names of files without a header: 16 bit samples at 8 kHz
@@ -329,8 +328,7 @@ def harmonics_to_grid(f_hz, Wo, L, A_dB):
     """Amplitude [n][f] at the frequencies `f_hz`, by parabolas through three neighbouring harmonics each."""
     F0 = np.maximum(Wo.astype(np.float64), 1e-6)[:, None] * (FS_HZ / TWO_PI)
     m = 1 + np.clip(np.ceil(f_hz / F0).astype(int) - 2, 0, np.maximum(L - 3, 0)[:, None])
-    y1, y2, y3 = (np.take_along_axis(A_dB, m + i, axis=1) for i in range(3))
-    return codec2_model.parabola(f_hz, m * F0, (m + 1) * F0, (m + 2) * F0, y1, y2, y3)
+    return codec2_model.parabola(f_hz, HARMONICS * F0, A_dB, m)
 
 
 def rate_L_to_K(Wo, L, A):
@@ -397,8 +395,9 @@ class Phases:
         if self.phase0:  # the vocal tract filter has the minimum phase that fits the amplitudes
             A_dB = 20 * np.log10(np.maximum(A, 1e-10, dtype=np.float64))
             theta = harmonics_to_grid(PHASE_HZ, Wo, L, A_dB) @ MINIMUM_PHASE
-            bins = (np.float64(M.astype(F32) * Wo[:, None]) * (128 / TWO_PI) + 0.5).astype(F32).astype(int)  # f32: ties
-            model = np.where(voiced, (M * excitation).astype(F32), random)
+            bins = np.float64(HARMONICS.astype(F32) * Wo[:, None]) * (128 / TWO_PI)
+            bins = (bins + 0.5).astype(F32).astype(int)  # float32 decides ties
+            model = np.where(voiced, (HARMONICS * excitation).astype(F32), random)
             model += np.take_along_axis(theta, np.minimum(bins, 64), axis=1).astype(F32)
             phi[:] = np.where(harmonic, model - F32(TWO_PI) * np.rint(model / F32(TWO_PI)), 0)
         phi[noise & voiced] = random[noise & voiced]
@@ -426,7 +425,7 @@ def main(args):
     inputs = [name for name in (args.input, args.modelin, args.rateKin) if name != "-"]
     plumbing.check_outputs(outputs.values(), inputs)  # also sends what is printed to stderr if one of them is stdout
     if args.modelin:
-        n = codec2_model.count_items(args.modelin, RECORD.itemsize, f"{RECORD.itemsize} byte model records")
+        n = codec2_model.count_items(args.modelin)
         blocks = ((part, records, None) for part, records in codec2_model.read_blocks(args.modelin))
     else:
         speech = read_speech(args.input)

@@ -45,7 +45,7 @@ def blocks(n):
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
-def count_items(filename, itemsize, what):
+def count_items(filename, itemsize=RECORD.itemsize, what="1300 byte model records"):
     """How many items of this size in bytes a file holds.  FormatError if they are not whole, or none."""
     size = os.stat(filename).st_size
     if not os.path.isfile(filename):  # a pipe or device may have no end
@@ -55,36 +55,45 @@ def count_items(filename, itemsize, what):
     return size // itemsize
 
 
-def read_items(file, dtype, n):
-    """The next n items of an open file."""
-    items = np.fromfile(file, dtype, n)
+def read_items(filename, dtype, first, n):
+    """n items, from number `first` of a file on.  They are read and not mapped, as the file may become shorter."""
+    items = np.fromfile(filename, dtype, n, offset=first * dtype.itemsize)
     if len(items) < n:
-        raise FormatError(f"{file.name}: became shorter while it was read")
+        raise FormatError(f"{filename}: became shorter while it was read")
     return items
 
 
 def read(filename, max_nb_samples=None):
-    """Wo [n], L [n], A [n][161], phi [n][161], voiced [n] of a .model file, all checked; memory-mapped, read-only."""
-    for _ in read_blocks(filename, max_nb_samples):
-        pass
-    records = np.memmap(filename, RECORD, "r")[:max_nb_samples]
+    """Wo [n], L [n], A [n][161], phi [n][161], voiced [n] of a .model file, all checked, in memory: 1.3 kB a frame."""
+    n = count_items(filename)
+    records = read_items(filename, RECORD, 0, min(n, max_nb_samples or n))
+    for part in blocks(len(records)):
+        check_records(filename, records[part], part.start)
     return tuple(records[name] for name in RECORD.names)
 
 
 def read_blocks(filename, max_nb_samples=None):
-    """Yield (slice, records) for block after block of a .model file, all checked; nothing is mapped."""
-    n = count_items(filename, RECORD.itemsize, f"{RECORD.itemsize} byte model records")
-    with open(filename, "rb") as file:
-        for part in blocks(min(n, max_nb_samples or n)):
-            records = read_items(file, RECORD, part.stop - part.start)
-            check_records(filename, records, part.start)
-            yield part, records
+    """Yield (slice, records) for block after block of a .model file, all checked."""
+    n = count_items(filename)
+    for part in blocks(min(n, max_nb_samples or n)):
+        records = read_items(filename, RECORD, part.start, part.stop - part.start)
+        check_records(filename, records, part.start)
+        yield part, records
+
+
+def read_frames(filename, frames):
+    """The model records [p] of frames [p], given by their numbers in the file, all checked."""
+    records = np.empty(len(frames), RECORD)
+    for i, frame in enumerate(frames):
+        records[i : i + 1] = read_items(filename, RECORD, frame, 1)
+        check_records(filename, records[i : i + 1], frame)
+    return records
 
 
 def check_records(filename, records, first=0):
-    """FormatError for the first of `records` (number `first` of the file) that is not a harmonic series.
+    """FormatError for the first of these records, number `first` of a file and on, that is no harmonic series.
 
-    Leftovers in entry 0 and above L, amplitudes of 0 (digital silence) and frames with L = 0 are fine.
+    Digital silence (A = 0), frames with L = 0, and leftovers in entry 0 and above L are fine.
     """
     leftover = ~harmonic_mask(records["L"])
     for name, expected, good in (
@@ -102,13 +111,9 @@ def check_records(filename, records, first=0):
 def write(Wo, L, A, phi, voiced, filename):
     """Write model records, the inverse of read(): the same bytes, leftovers included; voiced may be bool."""
     fields = (Wo, L, A, phi, voiced)
-    if len({len(values) for values in fields}) > 1:
-        raise ValueError(f"{filename}: frame counts differ: {[len(values) for values in fields]}")
     with plumbing.replacing(filename) as new, open(new, "wb") as file:
-        for part in blocks(len(Wo)):
-            records = np.empty(part.stop - part.start, RECORD)
-            for name, values in zip(RECORD.names, fields, strict=True):
-                records[name] = values[part]
+        for part in blocks(max(map(len, fields))):
+            records = np.rec.fromarrays([values[part] for values in fields], RECORD)  # ValueError if lengths differ
             check_records(filename, records, part.start)
             file.write(records.data)
 
@@ -116,8 +121,7 @@ def write(Wo, L, A, phi, voiced, filename):
 def read_floats(filename, K, max_nb_samples=None):
     """Float32 vectors [n][K] as they are in the file, all finite.  FormatError when K does not divide the file."""
     n = count_items(filename, 4 * K, f"vectors of {K} floats")
-    with open(filename, "rb") as file:
-        vectors = read_items(file, np.dtype(("<f4", K)), min(n, max_nb_samples or n)).reshape(-1, K)
+    vectors = read_items(filename, np.dtype(("<f4", K)), 0, min(n, max_nb_samples or n)).reshape(-1, K)
     if not np.isfinite(vectors).all():
         raise FormatError(f"{filename}: vector {np.argwhere(~np.isfinite(vectors))[0, 0]} is not finite: another kind?")
     return vectors
@@ -177,15 +181,14 @@ def read_indices(filename, M, stages, dec):
 
 def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
     """A pair of files in memory: {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width], to_bins()}."""
-    n = count_items(model, RECORD.itemsize, f"{RECORD.itemsize} byte model records")
+    n = count_items(model)
     if len(vectors) != n:
         raise FormatError(f"{features}: {len(vectors)} frames, but {model} has {n}")
-    data = {"vectors": vectors, "Wo": np.empty(n, np.float32), "L": np.empty(n, np.int32)}
-    data["target"] = np.empty((n, width), np.float16)
-    for part, records in read_blocks(model):
-        data["Wo"][part], data["L"][part] = records["Wo"], records["L"]
-        data["target"][part] = to_bins(records["Wo"], records["L"], records["A"], width, cutoff_hz, Fs)
-    return data
+    Wo, L, target = np.empty(n, np.float32), np.empty(n, np.int32), np.empty((n, width), np.float16)
+    for part, records in read_blocks(model, n):
+        Wo[part], L[part], A = records["Wo"], records["L"], records["A"]
+        target[part] = to_bins(Wo[part], L[part], A, width, cutoff_hz, Fs)
+    return {"vectors": vectors, "Wo": Wo, "L": L, "target": target}
 
 
 def harmonic_mask(L):
@@ -220,8 +223,10 @@ def from_bins(spectrum, Wo, L):
     return np.where(harmonic_mask(L), A, 0).astype(np.float32)
 
 
-def parabola(x, x1, x2, x3, y1, y2, y3):
-    """Value at x of the parabola through three points."""
+def parabola(x, nodes, values, k):
+    """Values at x [n][f] of the parabolas through nodes and values [n][N] number k, k + 1, k + 2, for k [n][f]."""
+    x1, x2, x3 = (np.take_along_axis(nodes, k + i, axis=1) for i in range(3))
+    y1, y2, y3 = (np.take_along_axis(values, k + i, axis=1) for i in range(3))
     slope = (y2 - y1) / (x2 - x1)
     curve = ((y3 - y2) / (x3 - x2) - slope) / (x3 - x1)
     return y1 + (x - x1) * (slope + curve * (x - x2))
@@ -231,8 +236,7 @@ def rate_K_at(vectors, f_hz):
     """Amplitudes in dB at the frequencies f_hz [n][f], by parabolas through the values of rate K vectors [n][20]."""
     values = np.pad(np.asarray(vectors, np.float64), ((0, 0), (1, 1)))
     k = np.clip(np.searchsorted(NODES_HZ, f_hz) - 1, 0, len(NODES_HZ) - 3)
-    y1, y2, y3 = (np.take_along_axis(values, k + i, axis=1) for i in range(3))
-    return parabola(f_hz, NODES_HZ[k], NODES_HZ[k + 1], NODES_HZ[k + 2], y1, y2, y3)
+    return parabola(f_hz, np.broadcast_to(NODES_HZ, values.shape), values, k)
 
 
 def rate_K_to_L(vectors, Wo, L):
@@ -247,12 +251,9 @@ def sd_and_variance(target, estimate):
     Frames without any target are left out.
     target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
     """
-    figures = []
-    for part in blocks(len(target)):
-        used = ~np.isnan(target[part]).all(axis=1)
-        error = np.float64(target[part][used]) - estimate[part][used]
-        figures.append([np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)])
-    return np.concatenate(figures, axis=1)
+    used = ~np.isnan(target).all(axis=1)
+    error = np.float64(target[used]) - estimate[used]
+    return np.nanmean(error**2, axis=1), np.nanvar(error, axis=1)
 
 
 def parse_args(argv=None):

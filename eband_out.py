@@ -127,8 +127,8 @@ def estimate(network, data, first, end):
 def main(args, data):
     target, n, dec = data["target"], len(data["target"]), data["options"]["dec"]
     network = load_network(args.network, data)
-    records = Wo, L, A, phi, voiced = codec2_model.read(args.model, args.nb_samples)
-    A_hat, figures = np.empty(A.shape, np.float32), {}
+    Wo, L, A_hat, phi, voiced = codec2_model.read(args.model, n)  # A_hat: the amplitudes are replaced block after block
+    figures = {}
     step = max(codec2_model.BLOCK // dec, 1) * dec  # blocks begin with a vector that is sent
     for first in range(0, n, step):
         block = slice(first, min(first + step, n))
@@ -156,7 +156,8 @@ def main(args, data):
         frames = [estimate(network, data, f // dec * dec, f + 1) for f in used[shown]]
         spectra = {name: np.stack([x[name][-1] for x in frames]) for name in sd}
         Fs = data["options"]["Fs"]
-        vq_pager.page_frames(used[shown], titles, records, spectra, "eband_out_frames", args.plot_dir, Fs)
+        records = codec2_model.read_frames(args.model, used[shown])
+        vq_pager.page_frames(titles, records, spectra, "eband_out_frames", args.plot_dir, Fs)
     print(f"{sd['network'].mean():.2f}")
 
 

@@ -127,7 +127,7 @@ def check_outputs(outputs, inputs=(), plot_dir=None):
     """Refuse, before hours of work, outputs that cannot be written, are named twice or are inputs; None is no file."""
     os.makedirs(plot_dir or ".", exist_ok=True)
     outputs = [*outputs, plot_dir and os.path.join(plot_dir, "plot.png")]
-    taken = {os.path.realpath(name): "is an input, too" for name in inputs if name and not is_special(name)}
+    taken = {os.path.realpath(name): "is an input, too" for name in inputs if name}
     for name in filter(None, outputs):
         path, existed = os.path.realpath(name), os.path.exists(name)
         if path in taken:

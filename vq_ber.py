@@ -22,9 +22,7 @@ import plumbing
 
 import numpy as np
 
-NAME = "vq_ber"
 BER = (0.01, 0.03, 0.1, 0.3, 1, 3)  # %
-PASSES = 40  # through the codewords of a stage, at most, when they swap numbers
 REPEATS = 4  # independent patterns of bit errors that a figure is the mean of
 STAGE_BER = 1  # %, of the figures for one stage alone
 
@@ -66,8 +64,6 @@ import vq_vae_ratek_conv1d as coder  # imports Keras
 
 from keras import ops
 
-# ---------------------------------------------------------------- numbering
-
 
 def renumber(codebook, use):
     """Codeword [M] for each number, so that one wrong bit costs little; codebook [M][dim], use [M] of the codewords.
@@ -75,37 +71,37 @@ def renumber(codebook, use):
     Codewords 0, 1, 2, 3 on a line, equally used: the numbers 00, 01, 10, 11 cost least, errors of 1, 2, 1 and 2.
     """
     M = len(codebook)
-    axis = np.linalg.eigh(np.cov(codebook.T))[1][:, -1] if codebook.shape[1] > 1 else np.ones(1)
+    axis = np.linalg.eigh(np.atleast_2d(np.cov(codebook.T)))[1][:, -1]
     number = np.arange(M) ^ np.arange(M) >> 1  # Gray code of the place along the principal axis
     codeword = np.empty(M, int)
     codeword[number] = np.argsort(codebook @ axis)
+    codebook, use = codebook[codeword], use[codeword]
     power = np.sum(codebook**2, axis=1)
     distance = np.maximum(power[:, None] + power - 2 * codebook @ codebook.T, 0)
-    cost = distance * (use[:, None] + use)  # of a wrong bit between two codewords, both ways
-    flip = 1 << np.arange(M.bit_length() - 1)
-    neighbours = np.arange(M)[:, None] ^ flip  # [M][bits]
-    for _ in range(PASSES):
-        before = codeword.copy()
+    cost = distance * (use[:, None] + use)  # of taking one number for the other, both ways
+    neighbours = np.arange(M)[:, None] ^ (1 << np.arange(M.bit_length() - 1))  # [M][bits]
+    swapped = True
+    while swapped:
+        swapped = False
         for a in range(M):
-            now = cost[codeword[:, None], codeword[neighbours]].sum(axis=1)  # [M], of the codeword at each number
-            mine = cost[codeword[a]]
-            moved = mine[codeword[neighbours]].sum(axis=1)  # [M], of codeword[a] if it had each number
-            others = cost[codeword[neighbours[a]]].sum(axis=0)[codeword]  # [M], of each codeword if it had number a
-            gain = now[a] + now - moved - others
-            gain[neighbours[a]] -= 2 * mine[codeword[neighbours[a]]]  # these two stay neighbours
+            now = np.take_along_axis(cost, neighbours, axis=1).sum(axis=1)  # [M], of wrong bits in each number
+            a_moved = cost[a, neighbours].sum(axis=1)  # [M], if the codeword of number a had each number
+            other_moved = cost[neighbours[a]].sum(axis=0)  # [M], if the codeword of each number had number a
+            gain = now[a] + now - a_moved - other_moved
+            gain[neighbours[a]] -= 2 * cost[a, neighbours[a]]  # these two stay neighbours
             b = np.argmax(gain)
             if gain[b] > 1e-6 * now[a]:
+                cost[[a, b]] = cost[[b, a]]
+                cost[:, [a, b]] = cost[:, [b, a]]
                 codeword[[a, b]] = codeword[[b, a]]
-        if np.array_equal(before, codeword):
-            break
+                swapped = True
     return codeword
 
 
 def renumber_network(network, indices):
     """Renumber the codewords of a network for their use in indices [v][stages], which are returned as renumbered."""
     quantizer = network.get_layer("quantizer")
-    codebooks, counts = map(ops.convert_to_numpy, (quantizer.codebooks, quantizer.counts))
-    codebooks, counts = codebooks.copy(), counts.copy()
+    codebooks, counts = (np.array(ops.convert_to_numpy(x)) for x in (quantizer.codebooks, quantizer.counts))
     renumbered = np.empty_like(indices)
     for stage, index in enumerate(indices.T):
         use = np.bincount(index, minlength=quantizer.M) + 1  # of rare codewords, a short file has none
@@ -117,36 +113,21 @@ def renumber_network(network, indices):
     return renumbered
 
 
-# ---------------------------------------------------------------- bit errors
-
-
 def flip_bits(indices, M, ber, rng):
     """Indices [v][stages] of M codewords after a channel that flips each bit with a probability of `ber` [stages] %."""
-    bits = M.bit_length() - 1
-    wrong = rng.random((*indices.shape, bits)) < np.asarray(ber)[:, None] / 100
-    return indices ^ (wrong << np.arange(bits)).sum(axis=-1)
+    bits = np.arange(M.bit_length() - 1)
+    wrong = rng.random((*indices.shape, len(bits))) < ber[:, None] / 100
+    return indices ^ (wrong << bits).sum(axis=-1)
 
 
 def sd_after(network, indices, x, counted, ber, seed):
-    """SD in dB² of what the receiver makes of indices [v][stages] after bit errors; ber for all stages, or [stages]."""
+    """SD in dB² of what the receiver makes of indices [v][stages] after bit errors at the rates `ber` [stages] in %."""
     rng, quantizer, sd = np.random.default_rng(seed), network.get_layer("quantizer"), []
     for _ in range(REPEATS):
-        received = flip_bits(indices, quantizer.M, np.broadcast_to(ber, indices.shape[1]), rng)
+        received = flip_bits(indices, quantizer.M, ber, rng)
         x_hat = coder.decode(network, ops.convert_to_numpy(quantizer.decode(received)))[: len(x)]
         sd.append(np.mean((x - x_hat)[counted] ** 2))
     return np.mean(sd)
-
-
-def plot(curves, ber):
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
-    for (name, sd), style in zip(curves.items(), ("s--C1", "o-C0"), strict=True):
-        ax.loglog(ber, sd, style, label=name)
-    ax.set(xlabel="Bit error rate (%)", ylabel="SD of vectors (dB²)", title="Numbering of the codewords")
-    ax.grid(alpha=0.3, which="both")
-    ax.legend()
-    return fig
 
 
 def main(args, data):
@@ -158,23 +139,31 @@ def main(args, data):
     _, indices, x_hat = coder.code(network, x, coder_args.sweeps, coder_args)
     print(f"frames counted: {np.count_nonzero(counted)} of {len(x)}")
     print(f"without bit errors SD: {np.mean((x - x_hat)[counted] ** 2):.2f} dB²")
-    curves = {}
-    for name in ("as numbered", "renumbered"):
+    nb_stages = options["vq_stages"]
+    channels = [(f"{STAGE_BER} % in stage {i + 1} only", STAGE_BER * np.eye(nb_stages)[i]) for i in range(nb_stages)]
+    channels += [(f"{ber:g} %", np.full(nb_stages, ber)) for ber in args.ber]
+    sd = {"as numbered": [], "renumbered": []}
+    for name, values in sd.items():
         if name == "renumbered":
             indices = renumber_network(network, indices)
-        for stage, rates in enumerate(np.eye(options["vq_stages"]) * STAGE_BER):
-            sd = sd_after(network, indices, x, counted, rates, args.seed)
-            print(f"{name} SD at {STAGE_BER} % in stage {stage + 1} only: {sd:.2f} dB²")
-        curves[name] = [sd_after(network, indices, x, counted, ber, args.seed) for ber in args.ber]
-        for ber, sd in zip(args.ber, curves[name], strict=True):
-            print(f"{name} SD at {ber:g} %: {sd:.2f} dB²")
+        for channel, ber in channels:
+            values.append(sd_after(network, indices, x, counted, ber, args.seed))
+            print(f"{name} SD at {channel}: {values[-1]:.2f} dB²")
     if args.nnout:
-        shape = options["vq_stages"], options["num_embedding"], options["eband_K"]
+        shape = nb_stages, options["num_embedding"], options["eband_K"]
         classical = plumbing.read_array(args.network, "classical", shape)
         plumbing.save_network(network, options, args.nnout, classical=np.float16(classical))
     if not args.noplots:
-        plumbing.show({NAME: plot(curves, args.ber)}, args.plot_dir)
-    print(f"{curves['renumbered'][-1]:.2f}")
+        import matplotlib.pyplot as plt
+
+        fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+        for name, values in sd.items():
+            ax.loglog(args.ber, values[nb_stages:], "o-", label=name)
+        ax.set(xlabel="Bit error rate (%)", ylabel="SD of vectors (dB²)", title="Numbering of the codewords")
+        ax.grid(alpha=0.3, which="both")
+        ax.legend()
+        plumbing.show({"vq_ber": fig}, args.plot_dir)
+    print(f"{sd['renumbered'][-1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -32,30 +32,25 @@ def page_through(draw, nb_pages, name, plot_dir):
     """
     import matplotlib.pyplot as plt
 
-    fig = plt.figure(figsize=(12, 8), layout="constrained")
-    pager = Pager(fig, draw, nb_pages)
-    while plumbing.save_picture(fig, f"{name}_{pager.page + 1}.png", plot_dir, fig.savefig):  # False for a window
-        if pager.page + 1 == min(nb_pages, MAX_PNG_PAGES):
-            plt.close(fig)
-            break
-        pager.turn(1)
-    plt.show()
+    pager = Pager(plt.figure(figsize=(12, 8), layout="constrained"), draw, nb_pages)
+    for page in range(min(nb_pages, MAX_PNG_PAGES)):
+        pager.show(page)
+        if not plumbing.save_picture(pager.fig, f"{name}_{page + 1}.png", plot_dir, pager.fig.savefig):
+            return plt.show()  # a window: its user turns the pages
+    plt.close(pager.fig)
 
 
 class Pager:
     """Keys and clicks of page_through()."""
 
     def __init__(self, fig, draw, nb_pages):
-        self.fig, self.draw, self.last, self.page = fig, draw, nb_pages - 1, 0
-        manager = fig.canvas.manager
-        if manager is not None and manager.key_press_handler_id is not None:
-            fig.canvas.mpl_disconnect(manager.key_press_handler_id)  # Matplotlib binds q and the arrow keys by default
+        self.fig, self.draw, self.nb_pages = fig, draw, nb_pages
+        fig.canvas.mpl_disconnect(fig.canvas.manager.key_press_handler_id)  # Matplotlib binds q and the arrow keys
         fig.canvas.mpl_connect("key_press_event", self.on_key)
         fig.canvas.mpl_connect("button_press_event", self.on_click)
-        self.turn(0)
 
-    def turn(self, pages):
-        self.page = min(max(self.page + pages, 0), self.last)
+    def show(self, page):
+        self.page = min(max(page, 0), self.nb_pages - 1)
         self.fig.clear()
         self.draw(self.fig, self.page)
         self.fig.canvas.draw_idle()
@@ -65,9 +60,9 @@ class Pager:
         if key in ("q", "escape"):
             self.end()
         elif key in ("b", "left"):
-            self.turn(-1)
+            self.show(self.page - 1)
         elif key.rpartition("+")[2] not in MODIFIERS:
-            self.turn(1)
+            self.show(self.page + 1)
 
     def on_click(self, event):
         toolbar = self.fig.canvas.toolbar
@@ -77,7 +72,7 @@ class Pager:
     def end(self):
         import matplotlib.pyplot as plt
 
-        plt.close("all")
+        plt.close(self.fig)
 
 
 def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
@@ -87,7 +82,6 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
     """
     # a file may have any name: Matplotlib takes $ for a formula, and cannot show bytes that are no letters
     files = {name.encode(errors="replace").decode().replace("$", r"\$"): vectors for name, vectors in files.items()}
-    K = next(iter(files.values())).shape[1]
     low, high = min(x.min() for x in files.values()), max(x.max() for x in files.values())
     margin = 0.05 * (high - low) or 1
 
@@ -97,7 +91,7 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
         for i, ax in zip(shown, axes.flat, strict=False):
             for (label, vectors), style in zip(files.items(), ("o-C0", "s--C1"), strict=False):
                 if numbers[i] < len(vectors):
-                    ax.plot(np.arange(K), vectors[numbers[i]], style, markersize=3, label=label)
+                    ax.plot(vectors[numbers[i]], style, markersize=3, label=label)
             ax.set_title(titles[i], fontsize=9, pad=2)
             ax.grid(alpha=0.3)
         for ax in axes.flat[len(shown) :]:
@@ -105,7 +99,6 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
         axes[0, 0].set_ylim(low - margin, high + margin)
         fig.supxlabel("k")
         fig.supylabel(unit)
-        fig.suptitle(" and ".join(files))
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize=8, ncols=2)
 
     page_through(draw, -(-len(numbers) // PER_PAGE), name, plot_dir)
@@ -123,25 +116,25 @@ def typical_frames(sd, level, n=16):
     return frames, [f"frame {f}: SD {sd[f]:.1f} dB² ({p:.0f} %)" for f, p in zip(frames, percentiles, strict=True)]
 
 
-def page_frames(frames, titles, records, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
+def page_frames(titles, records, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
     """Turn pages of six frames: amplitudes of the harmonics above, 20 ms of waveform below.
 
-    frames [p] are numbers in the model file's `records` (Wo, L, A, phi, voiced) and, with titles [p], in spectra
-    {label: dB [p][width]}, the estimates for these frames.
+    titles [p], model records [p], and the estimates for these frames, spectra {label: dB [p][width]}.
     """
 
     def draw(fig, page):
         axes = fig.subplots(4, 3)
         n = np.arange(-80, 80)
-        shown = range(6 * page, min(6 * page + 6, len(frames)))
+        shown = range(6 * page, min(6 * page + 6, len(records)))
         for i, spectrum, wave in zip(shown, axes[::2].flat, axes[1::2].flat, strict=False):
-            Wo, L, A, phi, _ = (values[frames[i] : frames[i] + 1] for values in records)
-            m = np.arange(1, L[0] + 1)
-            estimates = {label: codec2_model.from_bins(x[i : i + 1], Wo, L) for label, x in spectra.items()}
-            for (label, A_hat), colour in zip({"original": A, **estimates}.items(), ("k", "C0", "C1"), strict=False):
-                spectrum.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[0, m] + 1e-5), colour, label=label)
+            Wo, L, A, phi, _ = records[i]
+            m = np.arange(1, L + 1)
+            amplitudes = {"original": A}
+            amplitudes |= {label: codec2_model.from_bins(x[i : i + 1], [Wo], [L])[0] for label, x in spectra.items()}
+            for (label, A_hat), colour in zip(amplitudes.items(), ("k", "C0", "C1"), strict=False):
+                spectrum.plot(m * Wo * Fs / (2 * np.pi), 20 * np.log10(A_hat[m] + 1e-5), colour, label=label)
                 if colour != "C1":  # original and network only, the network below
-                    signal = np.cos(np.outer(n, m) * Wo + phi[0, m]) @ A_hat[0, m]
+                    signal = np.cos(np.outer(n, m) * Wo + phi[m]) @ A_hat[m]
                     gap = WAVE_GAP * np.abs(signal).max() if colour == "C0" else 0
                     wave.plot(n / 8, signal - gap, colour)
             spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
@@ -151,7 +144,7 @@ def page_frames(frames, titles, records, spectra, name, plot_dir, Fs=codec2_mode
             ax.set_visible(bool(ax.lines))
         axes[0, 0].legend()
 
-    page_through(draw, -(-len(frames) // 6), name, plot_dir)
+    page_through(draw, -(-len(records) // 6), name, plot_dir)
 
 
 def plot_sd(sd, numbers=None):
@@ -168,9 +161,6 @@ def plot_sd(sd, numbers=None):
     by_frame.set(xlabel="Frame", ylabel="SD (dB²)", ylim=(0, bins[-1]))
     histogram.legend()
     return fig
-
-
-# ---------------------------------------------------------------- command line
 
 
 def parse_args(argv=None):

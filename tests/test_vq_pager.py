@@ -36,6 +36,7 @@ class Turner:
     def __init__(self):
         self.fig, self.drawn = plt.figure(), []
         self.pager = vq_pager.Pager(self.fig, lambda fig, page: self.drawn.append(page), 3)
+        self.pager.show(0)
 
     def press(self, *keys):
         for key in keys:
@@ -132,11 +133,11 @@ def use_window():
 
 SHOW = """
 import sys, vq_pager
-turn = vq_pager.Pager.turn
-def told(pager, pages):
-    turn(pager, pages)
+show = vq_pager.Pager.show
+def told(pager, page):
+    show(pager, page)
     print("shown", pager.fig.axes[0].get_title(), flush=True)
-vq_pager.Pager.turn = told
+vq_pager.Pager.show = told
 vq_pager.main(vq_pager.parse_args(sys.argv[1:]))
 """
 
@@ -275,14 +276,13 @@ def test_typical_frames_are_loud_and_spread_over_the_percentiles():
 
 
 def test_pages_of_frames(drawn):
-    """Frame 2 has harmonics at 100, 200 … 500 Hz, 40 dB; the network has made 46 dB of them, the other 20 dB."""
-    L, A = np.full(9, 5), np.zeros((9, 161), np.float32)
-    A[:, 1:6] = 100
-    records = (np.full(9, np.pi / 40), L, A, np.zeros((9, 161)), np.ones(9))
+    """Frame 0 has harmonics at 100, 200 … 500 Hz, 40 dB; the network has made 46 dB of them, the other 20 dB."""
+    records = np.zeros(7, codec2_model.RECORD)
+    records["Wo"], records["L"], records["A"][:, 1:6] = np.pi / 40, 5, 100
     spectra = {"network": np.full((7, 128), 46), "baseline": np.full((7, 128), 20)}
-    vq_pager.page_frames(range(2, 9), [f"frame {f}" for f in range(2, 9)], records, spectra, "frames", None)
+    vq_pager.page_frames([f"frame {f}" for f in range(7)], records, spectra, "frames", None)
     assert [len(page["lines"]) for page in drawn] == [7, 2]  # six frames, and their waves, without a title
-    original, network, baseline = drawn[0]["lines"]["frame 2"]
+    original, network, baseline = drawn[0]["lines"]["frame 0"]
     np.testing.assert_allclose(original, 40, atol=1e-4)
     np.testing.assert_allclose(network, 46, atol=1e-4)
     np.testing.assert_allclose(baseline, 20, atol=1e-4)
