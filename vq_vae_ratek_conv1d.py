@@ -47,6 +47,8 @@ HIDDEN = 128  # channels of the hidden conv1D layers; 256 gain nothing, what is 
 KERNEL = 7  # frames that a conv1D layer looks at; strided layers look at twice --dec and 3 more
 DIM_PER_FRAME = 8  # values that are quantised per frame
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
+REFINE_STEPS = 20  # of the gradient descent that --harmonics starts with
+REFINE_RATE = 0.02  # size of a step of it; values of z are about 1
 F_CUTOFF_HZ = 3600  # harmonics that --harmonics counts, as in the training of the decoder
 CHUNK = 32  # frames of a training sequence
 BATCH = 32  # chunks
@@ -403,7 +405,8 @@ def code(network, x, sweeps, args, pair=None):
     encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
     padded = np.maximum(np.pad(x, ((0, -len(x) % args.dec), (0, 0)), "edge"), FLOOR_DB)
     z_e = ops.convert_to_numpy(encoder(padded[None])[0])
-    indices = search(quantizer, z_e, args.mbest, args.mbest if sweeps else 1)
+    near = refine(z_e, network, pair) if pair else z_e
+    indices = search(quantizer, near, args.mbest, args.mbest if sweeps else 1)
     z, (_, reach), counted = (
         ops.convert_to_numpy(quantizer.decode(indices)),
         reaches(network, args),
@@ -429,6 +432,32 @@ def harmonic_error(x_hat, pair):
         count = np.maximum(np.count_nonzero(has_target, axis=1), 1)
         errors.append(np.sum(error**2, axis=1, where=has_target) / count)
     return np.concatenate(errors)
+
+
+def sparse_loss(target, estimate):
+    """Squared error, mean over the harmonics of a frame and then over frames; NaN is no target."""
+    has_target = ops.logical_not(ops.isnan(target))
+    error = ops.where(has_target, target - estimate, 0.0)
+    count = ops.sum(ops.cast(has_target, error.dtype), axis=-1)
+    return ops.mean(ops.sum(error**2, axis=-1) / ops.maximum(count, 1.0))
+
+
+def refine(z, network, pair):
+    """Vectors z [v][dim] moved by gradient descent to where they would make better harmonics, were they not quantised.
+
+    Candidates near the encoder's output only would leave half of what the search for harmonics gains.
+    """
+    n, numbers, Wo = len(pair["Wo"]), keras.Input((len(z),), dtype="int32"), keras.Input((len(pair["Wo"]), 1))
+    points = layers.Embedding(*z.shape)
+    frames = network.get_layer("decoder")(points(numbers))[:, :n]  # [1][n][K]
+    inputs = [ops.reshape(values, (n, -1)) for values in (frames, Wo)][: len(pair["decoder"].inputs)]
+    model = keras.Model([numbers, Wo], ops.expand_dims(pair["decoder"](inputs), 0))
+    points.set_weights([z])
+    network.trainable = pair["decoder"].trainable = False
+    model.compile(keras.optimizers.Adam(REFINE_RATE), sparse_loss)
+    target = np.float32(pair["target"])[None]
+    model.fit([np.arange(len(z))[None], pair["Wo"][None, :, None]], target, epochs=REFINE_STEPS, verbose=0)
+    return points.get_weights()[0]
 
 
 def reaches(network, args):
