@@ -52,6 +52,7 @@ VERSIONS = (  # (file name as in demo.py, quantiser, decoder)
     ("K20_550_newamp1", "`vq_K20_550.keras`", "`newamp1.keras`"),
     ("K14", "none, K = 14", "`bands_Wo.keras`"),
     ("K14_1100", "`vq_K14_1100.keras`", "`bands_Wo.keras`"),
+    ("K14_1100_harmonics", "the same, `--harmonics`", "`bands_Wo.keras`"),
     ("codec2_3200", "`c2enc 3200`", "`c2dec 3200`"),
     ("codec2_1300", "`c2enc 1300`", "`c2dec 1300`"),
     ("codec2_700C", "`c2enc 700C`", "`c2dec 700C`"),
@@ -170,6 +171,9 @@ def measure(folder, speech):
         script(folder, "c2sim.py", "--modelin", model, *demo.RECEIVER, "-o", f"{name}_newamp1.wav")
         files = (folder / "speech.model", folder / "K14.f32")
         sd[f"{name}_newamp1"] = demo.harmonic_sd(*files, codec2_model.read(folder / model)[2])
+    search = ("--harmonics", "speech.model", demo.NETWORKS / "bands_Wo.keras", "--testout", "K14_1100_harmonics.f32")
+    script(folder, demo.VQ, "K14.f32", "--nnin", demo.NETWORKS / "vq_K14_1100.keras", *search, "--noplots")
+    sd["K14_1100_harmonics"] = demo.make_vectors(folder, "K14_1100_harmonics", None, "search for harmonics")
     x = {K: codec2_model.read_rate_K(folder / f"K{K}.f32", K) for K in (14, 20)}
     loud, loud_K20 = (x[K].mean(axis=1) > demo.LOUD_DB for K in (14, 20))
     text = f"Errors in dB² of {np.sum(loud)} of {len(loud)} frames, those of K = 20 vectors of {np.sum(loud_K20)}.\n"
@@ -183,10 +187,11 @@ def chain_table(folder, speech, x, sd):
     sections = (folder / "figures.txt").read_text(encoding="utf-8").split("\n\n")  # one for each script that ran
     rows, classical = [], []
     for name, quantiser, decoder in VERSIONS:
-        coded, sd_vectors = name.removesuffix("_newamp1"), None
+        vectors = name.removesuffix("_newamp1")
+        coded, sd_vectors = vectors.removesuffix("_harmonics"), None
         if (folder / f"{coded}.npy").exists():  # a network of ours has made indices
             K = int(coded[1:3])
-            sd_vectors, _ = sd_and_variance(x[K], codec2_model.read_rate_K(folder / f"{coded}.f32", K))
+            sd_vectors, _ = sd_and_variance(x[K], codec2_model.read_rate_K(folder / f"{vectors}.f32", K))
             if name == coded:
                 found = figures(next(part for part in sections if f"vq_{name}.keras" in part))
                 what = f"classical VQ, K = {K}, every {1000 * found['bits'] / found['bit rate']:.0f} ms"
