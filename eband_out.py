@@ -42,9 +42,10 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """What codec2_model.load_pair() gives, "options" and "inputs" of the network."""
-    inputs = [args.network, args.features, args.model]
-    plumbing.check_outputs([args.modelout], inputs, None if args.noplots else args.plot_dir)
+    """What codec2_model.load_pair() gives; "used" [u], the frames with a target; of the network "options", "inputs" and
+    "dec", the frames that it gives for one input."""
+    files = [args.network, args.features, args.model]
+    plumbing.check_outputs([args.modelout], files, None if args.noplots else args.plot_dir)
     options = plumbing.read_options(args.network, {"input": INPUTS, **SIZES})
     numbers = [options.get(name) for name in ("gain", "Fs")]
     if not all(isinstance(x, int | float) and 1e-6 < x < 1e6 for x in numbers):
@@ -59,16 +60,16 @@ def load(args):
         vectors = vectors[:, options["eband_start"] :]
     data = codec2_model.load_pair(args.features, args.model, vectors, options["width"], F_CUTOFF_HZ, options["Fs"])
     data = {name: values[: args.nb_samples] for name, values in data.items()}
-    if np.isnan(data["target"]).all():
-        raise FormatError(f"{args.model}: digital silence only, expected speech")
     if args.frame is not None and args.frame >= len(data["Wo"]):
         raise FormatError(f"{args.features}: {len(data['Wo'])} frames, no --frame {args.frame}")
+    data |= {"options": options, "used": codec2_model.used_frames(data["target"], 1, args.model), "dec": 1}
     vectors = data["vectors"] = decimate(data["vectors"], args.dec)
     data["inputs"] = [vectors, data["Wo"][:, None]] if options["input"] == "bands and Wo" else [vectors]
     if options["input"] == "band pairs":
-        sent = np.arange(0, len(vectors), options["dec"])
-        data["inputs"] = [vectors[np.minimum(sent[:, None] + [0, options["dec"]], sent[-1])]]
-    return {**data, "options": options}
+        data["dec"] = options["dec"]
+        sent = np.arange(0, len(vectors), data["dec"])
+        data["inputs"] = [vectors[np.minimum(sent[:, None] + [0, data["dec"]], sent[-1])]]
+    return data
 
 
 def decimate(vectors, dec):
@@ -84,12 +85,6 @@ if __name__ == "__main__":  # report bad options and files before Keras loads
 
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
     import keras
-
-
-def match_mean(estimate, target):
-    """The estimate [...][WIDTH] in dB, shifted to the mean of the target of each frame."""
-    count = np.sum(~np.isnan(target), axis=-1, keepdims=True)
-    return estimate + np.nansum(target - estimate, axis=-1, keepdims=True) / np.maximum(count, 1)
 
 
 def load_network(filename, data):
@@ -109,53 +104,42 @@ def load_network(filename, data):
         raise FormatError(f"{filename}: not a network that can be run: {' '.join(str(error).split())[:300]}") from None
 
 
-def estimate(network, data, first, end):
-    """Spectra {name: dB [n][width]} of the frames from `first`, whose vector is sent, to before `end`."""
-    options, frames = data["options"], slice(first, end)
-    dec = options["dec"] if options["input"] == "band pairs" else 1
-    spectra = network.predict_on_batch([values[first // dec : -(-end // dec)] for values in data["inputs"]])
-    spectra = {name: x.reshape(-1, options["width"])[: end - first] for name, x in spectra.items()}
+def estimate(network, data, frames):
+    """Spectra {name: dB [f][width]} of some frames, by their numbers [f]."""
+    options, dec = data["options"], data["dec"]
+    sent, row = np.unique(frames // dec, return_inverse=True)
+    spectra = network.predict_on_batch([values[sent] for values in data["inputs"]])
+    spectra = {name: x.reshape(-1, dec, options["width"])[row, frames % dec] for name, x in spectra.items()}
     if options["input"] == "newamp1":
         Wo, L, Fs = data["Wo"][frames], data["L"][frames], options["Fs"]
         A = codec2_model.rate_K_to_L(data["vectors"][frames], Wo, L)
         spectra["conventional"] = codec2_model.to_bins(Wo, L, A, options["width"], Fs / 2, Fs)
     if options["input"] == "band pairs":
-        spectra = {name: match_mean(x, data["target"][frames]) for name, x in spectra.items()}
+        spectra = {name: codec2_model.match_mean(x, data["target"][frames]) for name, x in spectra.items()}
     return spectra
 
 
 def main(args, data):
-    target, n, dec = data["target"], len(data["target"]), data["options"]["dec"]
-    network = load_network(args.network, data)
+    network, used = load_network(args.network, data), data["used"]
+    n = len(data["target"])
     Wo, L, A_hat, phi, voiced = codec2_model.read(args.model, n)  # A_hat: the amplitudes are replaced block after block
-    figures = {}
-    step = max(codec2_model.BLOCK // dec, 1) * dec  # blocks begin with a vector that is sent
-    for first in range(0, n, step):
-        block = slice(first, min(first + step, n))
-        spectra = estimate(network, data, first, block.stop)
+    figures = []
+    for block in codec2_model.blocks(n):
+        spectra = estimate(network, data, np.arange(block.start, block.stop))
         if not ((spectra["network"] > -1000) & (spectra["network"] < 120)).all():
             raise FormatError(f"{args.network}: a network with estimates that are not finite, or not -1000 to 120 dB")
         A_hat[block] = codec2_model.from_bins(spectra["network"], Wo[block], L[block])
-        for name, x in spectra.items():
-            figures.setdefault(name, []).append(codec2_model.sd_and_variance(target[block], x))
-    sd = {}
-    for name, values in figures.items():
-        sd[name], variance = np.concatenate(values, axis=1)
-        print(f"file {name} SD: {sd[name].mean():.2f} dB²")
-        print(f"file {name} variance: {variance.mean():.2f} dB²")
-    print(f"file frames: {len(variance)}")
+        figures.append({name: codec2_model.sd_and_variance(data["target"][block], x) for name, x in spectra.items()})
+    sd = codec2_model.print_figures("file", n, figures)
     if args.modelout:
         codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
     if not args.noplots:
-        used = np.flatnonzero(~np.isnan(target).all(axis=1))
         plumbing.show({"eband_out_sd": vq_pager.plot_sd(sd, used)}, args.plot_dir)
         shown = np.flatnonzero(used >= (args.frame or 0))[:60]
         if args.frame is None:
             shown, _ = vq_pager.typical_frames(sd["network"], data["vectors"][used].mean(axis=1))
         titles = [f"frame {used[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-        frames = [estimate(network, data, f // dec * dec, f + 1) for f in used[shown]]
-        spectra = {name: np.stack([x[name][-1] for x in frames]) for name in sd}
-        Fs = data["options"]["Fs"]
+        spectra, Fs = estimate(network, data, used[shown]), data["options"]["Fs"]
         records = codec2_model.read_frames(args.model, used[shown])
         vq_pager.page_frames(titles, records, spectra, "eband_out_frames", args.plot_dir, Fs)
     print(f"{sd['network'].mean():.2f}")

@@ -35,7 +35,6 @@ LEARNING_RATE = 3e-3  # falls to 0 along a cosine
 FILTER_DB = 2  # training frames are filtered by a smooth random response with this rms
 CUTOFF_SLOPE = 0.25  # dB/Hz at most; half of the frames get a low pass, half a high pass
 CUTOFF_DB = 50  # attenuation at most
-PART = 2**16  # frames that are filtered and given to Keras at a time, which bounds the memory
 MIN_FRAMES = 100  # of the training part; no network can be trained on less
 
 
@@ -66,45 +65,22 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "inputs", those of the network;
-    "number" [n], that of each frame in its file; "used" [u], the frames of the part that have a target."""
+    """{"train", "held-out"} and, with --test, {"test"}: parts as of codec2_model.split(); "inputs" of the network;
+    "used" [u], the frames of the part that have a target."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
     for features, model in zip(names[::2], names[1::2], strict=True):
         bands = codec2_model.read_rate_K(features, args.eband_K, args.gain)[:, args.eband_start :]
         files.append(codec2_model.load_pair(features, model, bands, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["number"] = np.arange(len(bands))
-    n = len(files[0]["number"][: args.nb_samples])
-    nb_train = n - n // 10  # the rest is cut off before anything is shuffled
-    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
-    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
-    data |= {"test": files[1]} if args.test else {}
+    data = codec2_model.split(files, args.nb_samples)
     for name, part in data.items():
         part["inputs"] = [part["vectors"], part["Wo"][:, None]] if args.Wo else [part["vectors"]]
-        part["used"] = np.flatnonzero(~np.isnan(part["target"]).all(axis=1))
-        least = MIN_FRAMES if name == "train" else 1
-        if len(part["used"]) < least:
-            why = f"{len(part['used'])} frames with amplitudes in the {name} part, expected at least {least}"
-            raise plumbing.FormatError(f"{args.test[1] if name == 'test' else args.model}: {why}")
+        what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
+        part["used"] = codec2_model.used_frames(part["target"], MIN_FRAMES if name == "train" else 1, what)
     if args.frame is not None and args.frame > part["number"][-1]:
         raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {args.frame}")
     return data
-
-
-def fit_baseline(bands, args):
-    """Lines [K][WIDTH] that interpolate between bands, and offset [WIDTH], the mean error of such an interpolation: of
-    all harmonics of the training frames `bands` [n][K], also those above the cutoff."""
-    hz = codec2_model.BAND_HZ if args.eband_K == 14 else np.linspace(0, args.Fs / 2, args.eband_K)  # a guess
-    bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
-    lines = np.float32([np.interp(bins_hz, hz[args.eband_start :], e) for e in np.eye(bands.shape[1])])
-    total, count = np.zeros((2, WIDTH))
-    for block, records in codec2_model.read_blocks(args.model, len(bands)):
-        target = codec2_model.to_bins(records["Wo"], records["L"], records["A"], WIDTH, args.Fs / 2, args.Fs)
-        error = target - bands[block] @ lines
-        total += np.nansum(error, axis=0)
-        count += np.sum(~np.isnan(error), axis=0)
-    return lines, np.float32(total / np.maximum(count, 1))
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads
@@ -168,15 +144,15 @@ def train(network, data, lines, args):
     print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
     model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
-    model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)
+    model.compile(keras.optimizers.Adam(rate), sparse_loss)
     progress, losses = plumbing.Progress(epochs), []
     with plumbing.CtrlC(model) as ctrl_c:
         for epoch in range(1, epochs + 1):
-            order, loss = rng.permutation(part["used"]), []
-            for frames in np.array_split(order, -(-len(order) // PART)):
+            batches, loss = np.array_split(rng.permutation(part["used"]), epoch_steps), []
+            for frames in batches:
                 bands, *Wo = (values[frames] for values in part["inputs"])
                 bands, target = random_filter(bands, part["target"][frames], lines, rng)
-                loss += model.fit([bands, *Wo], target, BATCH, shuffle=False, verbose=0).history["loss"]
+                loss.append(model.train_on_batch([bands, *Wo], target))
                 if ctrl_c.pressed:
                     break
             losses.append((np.mean(loss), model.evaluate(held["inputs"], held["target"], BATCH, verbose=0)))
@@ -188,16 +164,11 @@ def train(network, data, lines, args):
 
 def evaluate(name, part, models):
     """Print the figures of a part of the data; returns SD {estimate: [u]} in dB² of its frames with a target."""
-    figures = {}
+    figures = []
     for block in codec2_model.blocks(len(part["target"])):
-        for label, spectra in models.predict_on_batch([values[block] for values in part["inputs"]]).items():
-            figures.setdefault(label, []).append(codec2_model.sd_and_variance(part["target"][block], spectra))
-    for label in figures:
-        figures[label], variance = np.concatenate(figures[label], axis=1)
-        print(f"{name} {label} SD: {figures[label].mean():.2f} dB²")
-        print(f"{name} {label} variance: {variance.mean():.2f} dB²")
-    print(f"{name} frames: {len(variance)}")
-    return figures
+        spectra = models.predict_on_batch([values[block] for values in part["inputs"]])
+        figures.append({label: codec2_model.sd_and_variance(part["target"][block], x) for label, x in spectra.items()})
+    return codec2_model.print_figures(name, len(part["target"]), figures)
 
 
 def plot(losses, sd, part, models, args):
@@ -219,7 +190,7 @@ def plot(losses, sd, part, models, args):
 
 def main(args, data):
     keras.utils.set_random_seed(args.seed)
-    lines, offset = fit_baseline(data["train"]["vectors"], args)
+    lines, offset = codec2_model.fit_interpolation(data["train"]["vectors"], args.model, args.eband_K, WIDTH, args.Fs)
     network = build_network(args.Wo, lines, offset)
     print(f"weights: {network.count_params()}")
     losses = train(network, data, lines, args)

@@ -35,7 +35,6 @@ LEARNING_RATE = 3e-3  # falls to 0 along a cosine
 FILTER_DB = 2  # training frames are filtered by a smooth random response with this rms
 CUTOFF_SLOPE = 0.25  # dB/Hz at most; half of the frames get a low pass, half a high pass
 CUTOFF_DB = 50  # attenuation at most
-PART = 2**16  # frames that are filtered and given to Keras at a time, which bounds the memory
 MIN_FRAMES = 100  # of the training part, times --dec; no network can be trained on less
 
 
@@ -66,45 +65,23 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "number" [n], that of each frame in its
-    file; "used" [u], the frames of the part that have a target and are not after its last vector."""
+    """{"train", "held-out"} and, with --test, {"test"}: parts as of codec2_model.split(); "sent", the frames of vectors
+    that a decoder gets but for the last one; "used" [u], the frames before the last one that have a target."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
     for features, model in zip(names[::2], names[1::2], strict=True):
         bands = codec2_model.read_rate_K(features, args.eband_K, args.gain)[:, args.eband_start :]
         files.append(codec2_model.load_pair(features, model, bands, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["number"] = np.arange(len(bands))
-    n = len(files[0]["number"][: args.nb_samples])
-    nb_train = n - n // 10  # the rest is cut off before the pairs overlap
-    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
-    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
-    data |= {"test": files[1]} if args.test else {}
+    data = codec2_model.split(files, args.nb_samples)
     for name, part in data.items():
-        last = (len(part["target"]) - 1) // args.dec * args.dec  # frame of the last vector that is sent
-        part["used"] = np.flatnonzero(~np.isnan(part["target"][:last]).all(axis=1))
-        least = MIN_FRAMES * args.dec if name == "train" else 1
-        if len(part["used"]) < least:
-            why = f"{len(part['used'])} frames with amplitudes in the {name} part, expected at least {least}"
-            raise plumbing.FormatError(f"{args.test[1] if name == 'test' else args.model}: {why}")
+        part["sent"] = np.arange(0, len(part["target"]) - args.dec, args.dec)
+        target = part["target"][: len(part["sent"]) * args.dec]
+        what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
+        part["used"] = codec2_model.used_frames(target, MIN_FRAMES * args.dec if name == "train" else 1, what)
     if args.frame is not None and args.frame > part["number"][-1]:
         raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {args.frame}")
     return data
-
-
-def fit_baseline(bands, args):
-    """Lines [K][WIDTH] that interpolate between bands, and offset [WIDTH], the mean error of such an interpolation: of
-    all harmonics of the training frames `bands` [n][K], also those above the cutoff."""
-    hz = codec2_model.BAND_HZ if args.eband_K == 14 else np.linspace(0, args.Fs / 2, args.eband_K)  # a guess
-    bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
-    lines = np.float32([np.interp(bins_hz, hz[args.eband_start :], e) for e in np.eye(bands.shape[1])])
-    total, count = np.zeros((2, WIDTH))
-    for block, records in codec2_model.read_blocks(args.model, len(bands)):
-        target = codec2_model.to_bins(records["Wo"], records["L"], records["A"], WIDTH, args.Fs / 2, args.Fs)
-        error = target - bands[block] @ lines
-        total += np.nansum(error, axis=0)
-        count += np.sum(~np.isnan(error), axis=0)
-    return lines, np.float32(total / np.maximum(count, 1))
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads
@@ -173,20 +150,20 @@ def train(network, data, lines, args):
     """Fit the network; returns [[variance of the filtered training frames, of the held-out part] in dB²] by epoch."""
     part, held, rng = data["train"], data["held-out"], np.random.default_rng(args.seed)
     first = part["used"][part["used"] < len(part["target"]) - args.dec]
-    held_vectors, held_target = pairs(held, np.arange(0, len(held["target"]) - args.dec, args.dec), args.dec)
+    held_vectors, held_target = pairs(held, held["sent"], args.dec)
     epoch_steps = -(-len(first) // BATCH)
     epochs = args.epochs or max(MIN_EPOCHS, round(STEPS / epoch_steps))
     print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
     model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
-    model.compile(keras.optimizers.Adam(rate), sparse_variance, steps_per_execution=16)
+    model.compile(keras.optimizers.Adam(rate), sparse_variance)
     progress, losses = plumbing.Progress(epochs), []
     with plumbing.CtrlC(model) as ctrl_c:
         for epoch in range(1, epochs + 1):
-            order, loss = rng.permutation(first), []
-            for frames in np.array_split(order, -(-len(order) * args.dec // PART)):
+            batches, loss = np.array_split(rng.permutation(first), epoch_steps), []
+            for frames in batches:
                 vectors, target = random_filter(*pairs(part, frames, args.dec), lines, rng)
-                loss += model.fit(vectors, target, BATCH, shuffle=False, verbose=0).history["loss"]
+                loss.append(model.train_on_batch(vectors, target))
                 if ctrl_c.pressed:
                     break
             losses.append((np.mean(loss), model.evaluate(held_vectors, held_target, BATCH, verbose=0)))
@@ -196,26 +173,16 @@ def train(network, data, lines, args):
     return losses
 
 
-def match_mean(estimate, target):
-    """The estimate [...][WIDTH] in dB, shifted to the mean of the target of each frame."""
-    count = np.sum(~np.isnan(target), axis=-1, keepdims=True)
-    return estimate + np.nansum(target - estimate, axis=-1, keepdims=True) / np.maximum(count, 1)
-
-
 def evaluate(name, part, models, dec):
     """Print the figures of a part of the data; returns SD {estimate: [u]} in dB² of its frames with a target."""
-    figures, first = {}, np.arange(0, len(part["target"]) - dec, dec)
-    for block in codec2_model.blocks(len(first)):
-        vectors, target = pairs(part, first[block], dec)
-        for label, spectra in models.predict_on_batch(vectors).items():
-            frames = [x.reshape(-1, WIDTH) for x in (target, match_mean(spectra, target))]
-            figures.setdefault(label, []).append(codec2_model.sd_and_variance(*frames))
-    for label in figures:
-        figures[label], variance = np.concatenate(figures[label], axis=1)
-        print(f"{name} {label} SD: {figures[label].mean():.2f} dB²")
-        print(f"{name} {label} variance: {variance.mean():.2f} dB²")
-    print(f"{name} frames: {len(variance)}")
-    return figures
+    figures = []
+    for block in codec2_model.blocks(len(part["sent"])):
+        vectors, target = pairs(part, part["sent"][block], dec)
+        spectra = models.predict_on_batch(vectors)
+        spectra = {label: codec2_model.match_mean(x, target).reshape(-1, WIDTH) for label, x in spectra.items()}
+        target = target.reshape(-1, WIDTH)
+        figures.append({label: codec2_model.sd_and_variance(target, x) for label, x in spectra.items()})
+    return codec2_model.print_figures(name, len(part["target"]), figures)
 
 
 def plot(losses, sd, part, models, args):
@@ -233,13 +200,13 @@ def plot(losses, sd, part, models, args):
     records = codec2_model.read_frames(args.test[1] if args.test else args.model, numbers[shown])
     vectors, target = pairs(part, used[shown] // args.dec * args.dec, args.dec)
     row = np.arange(len(shown)), used[shown] % args.dec
-    spectra = {k: match_mean(x, target)[row] for k, x in models.predict_on_batch(vectors).items()}
+    spectra = {k: codec2_model.match_mean(x, target)[row] for k, x in models.predict_on_batch(vectors).items()}
     vq_pager.page_frames(titles, records, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
 
 
 def main(args, data):
     keras.utils.set_random_seed(args.seed)
-    lines, offset = fit_baseline(data["train"]["vectors"], args)
+    lines, offset = codec2_model.fit_interpolation(data["train"]["vectors"], args.model, args.eband_K, WIDTH, args.Fs)
     network = build_network(args.dec, lines, offset)
     print(f"weights: {network.count_params()}")
     losses = train(network, data, lines, args)

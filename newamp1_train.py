@@ -13,7 +13,6 @@ Frames whose mean level is not above --lower are neither trained on nor counted.
 
 Expected: 22 minutes of speech in 10 ms frames, 11 epochs, 60 s on two cores; SD on 64 s of other speakers and rooms
 11.8 dB² over the frames above 10 dB, conventional 17.4; over all frames, with --lower -200, 12.0 and 17.3.
-
 Units: features in dB, rate K [frames][20] or c2enc's --mlfeat records [frames][201], told apart by their size; model
 file as c2sim or c2enc writes it; errors in dB².
 """
@@ -39,7 +38,6 @@ LEARNING_RATE = 3e-3  # falls to 0 along a cosine
 FILTER_DB = 2  # training frames are filtered by a smooth random response with this rms
 CUTOFF_SLOPE = 0.25  # dB/Hz at most; half of the frames get a low pass, half a high pass
 CUTOFF_DB = 20  # attenuation at most
-PART = 2**16  # frames that are filtered and given to Keras at a time, which bounds the memory
 MIN_FRAMES = 100  # of the training part; no network can be trained on less
 
 
@@ -65,8 +63,8 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "quantised" [n][160], amplitudes of an
-    mlfeat file; "number" [n], that of each frame in its file; "used" [u], the frames of the part that count."""
+    """{"train", "held-out"} and, with --test, {"test"}: parts as of codec2_model.split(); "quantised" [n][160], the
+    amplitudes of an mlfeat file; "used" [u], the frames of the part that count."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
@@ -75,27 +73,15 @@ def load(args):
         vectors, quantised = codec2_model.read_newamp1(features, n)
         files.append(codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ, args.Fs))
         files[-1]["target"][vectors.mean(axis=1) <= args.lower] = np.nan
-        files[-1] |= {"number": np.arange(n)} | ({} if quantised is None else {"quantised": quantised})
-    n = len(files[0]["number"][: args.nb_samples])
-    nb_train = n - n // 10  # the rest is cut off before anything is shuffled
-    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
-    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
-    data |= {"test": files[1]} if args.test else {}
+        if quantised is not None:
+            files[-1]["quantised"] = quantised
+    data = codec2_model.split(files, args.nb_samples)
     for name, part in data.items():
-        part["used"] = np.flatnonzero(~np.isnan(part["target"]).all(axis=1))
-        least = MIN_FRAMES if name == "train" else 1
-        if len(part["used"]) < least:
-            why = f"{len(part['used'])} frames above {args.lower:g} dB in the {name} part, expected at least {least}"
-            raise plumbing.FormatError(f"{args.test[1] if name == 'test' else args.model}: {why}")
+        what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
+        part["used"] = codec2_model.used_frames(part["target"], MIN_FRAMES if name == "train" else 1, what)
     if args.frames and max(args.frames) > part["number"][-1]:
         raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {max(args.frames)}")
     return data
-
-
-def parabolas(Fs):
-    """[20][WIDTH]: what every value of a vector adds to every bin when the values are joined by parabolas."""
-    bins_hz = np.arange(WIDTH) * Fs / 2 / WIDTH
-    return codec2_model.rate_K_at(np.eye(K), np.tile(bins_hz, (K, 1))).astype(np.float32)
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads
@@ -121,33 +107,31 @@ def sparse_loss(target, estimate):
     return ops.sum(sd) / ops.maximum(ops.sum(ops.cast(count > 0, error.dtype)), 1.0)
 
 
-def build_network(lines):
-    """Network from rate K vectors [n][20] to dB [n][WIDTH]: a correction of parabolas, which lines [K][WIDTH] hold."""
+def build_network(Fs):
+    """Network from rate K vectors [n][20] to dB [n][WIDTH]: a correction of parabolas through the 20 values."""
     inputs = keras.Input((K,))
     mean = ops.mean(inputs, axis=1, keepdims=True)
     baseline = layers.Dense(WIDTH, use_bias=False, trainable=False, name="parabolas")
     y = baseline(inputs - mean)
-    baseline.set_weights([lines])
+    bins_hz = np.arange(WIDTH) * Fs / 2 / WIDTH
+    baseline.set_weights([codec2_model.rate_K_at(np.eye(K), np.tile(bins_hz, (K, 1)))])  # they are linear in the values
     x = (inputs - mean) / SCALE_DB
     x = layers.Dense(HIDDEN, activation="gelu")(x)
     for _ in range(2):
         x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
     x = layers.Dense(WIDTH, kernel_initializer="zeros")(x)
-    return keras.Model(inputs, layers.Add()([y, x]) + mean)
+    return keras.Model(inputs, mean + layers.Add()([y, x]))  # Keras takes a second term [WIDTH][1] for a bias
 
 
-def random_filter(vectors, target, at_vector, rng):
-    """Vectors [n][20] and target [n][WIDTH] in dB as other microphones, rooms or radios would have recorded them.
-
-    at_vector [WIDTH][20] interpolates a response at the frequencies of the vectors.
-    """
-    n, hz = len(vectors), np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
+def random_filter(vectors, target, Fs, rng):
+    """Vectors [n][20] and target [n][WIDTH] in dB as other microphones, rooms or radios would have recorded them."""
+    n, hz = len(vectors), np.float32(np.r_[np.arange(WIDTH) * Fs / 2 / WIDTH, codec2_model.NEWAMP1_HZ])
     weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
     response = np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000))
     low, high = np.float32(rng.uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE, (2, n, 1))).clip(0)  # dB/Hz
     response -= np.minimum(low * np.maximum(np.float32(rng.uniform(0, 500, (n, 1))) - hz, 0), CUTOFF_DB)
     response -= np.minimum(high * np.maximum(hz - np.float32(rng.uniform(2400, 4000, (n, 1))), 0), CUTOFF_DB)
-    return vectors + response @ at_vector, target + response
+    return vectors + response[:, WIDTH:], target + response[:, :WIDTH]
 
 
 def train(network, data, args):
@@ -158,16 +142,14 @@ def train(network, data, args):
     print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
     model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
-    model.compile(keras.optimizers.Adam(rate), sparse_loss, steps_per_execution=16)
-    bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
-    at_vector = np.float32([np.interp(codec2_model.NEWAMP1_HZ, bins_hz, e) for e in np.eye(WIDTH)])
+    model.compile(keras.optimizers.Adam(rate), sparse_loss)
     progress, losses = plumbing.Progress(epochs), []
     with plumbing.CtrlC(model) as ctrl_c:
         for epoch in range(1, epochs + 1):
-            order, loss = rng.permutation(part["used"]), []
-            for frames in np.array_split(order, -(-len(order) // PART)):
-                vectors, target = random_filter(part["vectors"][frames], part["target"][frames], at_vector, rng)
-                loss += model.fit(vectors, target, BATCH, shuffle=False, verbose=0).history["loss"]
+            batches, loss = np.array_split(rng.permutation(part["used"]), epoch_steps), []
+            for frames in batches:
+                vectors, target = random_filter(part["vectors"][frames], part["target"][frames], args.Fs, rng)
+                loss.append(model.train_on_batch(vectors, target))
                 if ctrl_c.pressed:
                     break
             losses.append((np.mean(loss), model.evaluate(held["vectors"], held["target"], BATCH, verbose=0)))
@@ -189,16 +171,11 @@ def estimates(network, part, frames, args):
 
 def evaluate(name, part, network, args):
     """Print the figures of a part of the data; returns SD {estimate: [u]} in dB² of its frames with a target."""
-    figures = {}
+    figures = []
     for block in codec2_model.blocks(len(part["target"])):
-        for label, spectra in estimates(network, part, block, args).items():
-            figures.setdefault(label, []).append(codec2_model.sd_and_variance(part["target"][block], spectra))
-    for label in figures:
-        figures[label], variance = np.concatenate(figures[label], axis=1)
-        print(f"{name} {label} SD: {figures[label].mean():.2f} dB²")
-        print(f"{name} {label} variance: {variance.mean():.2f} dB²")
-    print(f"{name} frames: {len(variance)} of {len(part['target'])}")
-    return figures
+        spectra = estimates(network, part, block, args)
+        figures.append({label: codec2_model.sd_and_variance(part["target"][block], x) for label, x in spectra.items()})
+    return codec2_model.print_figures(name, len(part["target"]), figures)
 
 
 def plot(losses, sd, part, network, args):
@@ -220,7 +197,7 @@ def plot(losses, sd, part, network, args):
 
 def main(args, data):
     keras.utils.set_random_seed(args.seed)
-    network = build_network(parabolas(args.Fs))
+    network = build_network(args.Fs)
     print(f"weights: {network.count_params()}")
     losses = train(network, data, args)
     options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names

@@ -30,14 +30,6 @@ def test_sparse_variance_does_not_see_the_mean():
     assert loss == pytest.approx(0.25 / 3)  # of three frames that have a target, two are right but for their mean
 
 
-def test_match_mean():
-    target = np.float32([[3, NAN, 5], [NAN, NAN, NAN]])
-    matched = ebanddec_train.match_mean(np.float32([[1, 7, 4], [1, 2, 3]]), target)
-    np.testing.assert_allclose(matched, [[2.5, 8.5, 5.5], [1, 2, 3]])
-    sd, variance = codec2_model.sd_and_variance(target, matched)
-    np.testing.assert_allclose(sd, variance)
-
-
 def test_an_untrained_network_interpolates_in_time_and_frequency():
     vectors = np.random.default_rng(1).normal(40, 10, (5, 2, 14)).astype(np.float32)
     lines = np.random.default_rng(2).uniform(0, 1, (14, 128)).astype(np.float32)
