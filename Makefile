@@ -2,7 +2,7 @@
 # make demo SPEECH=my.wav  the same for the first minute of your own speech
 # make results             what the trained networks reach on public speech: tables of the README
 # make results-train       what training on public speech reaches: more tables and pictures; takes hours
-# make bench               speed, start-up time and memory, in demo/bench.txt
+# make bench               speed, start-up time and memory, in results/bench.txt
 # make test lint clean
 
 PYTHON ?= python3
@@ -21,8 +21,8 @@ demo: $(VENV)/demo
 	@$(PY) doc/demo.py
 
 bench: $(VENV)/demo
-	mkdir -p demo
-	$(PY) tests/bench.py | tee demo/bench.txt
+	mkdir -p results
+	$(PY) tests/bench.py | tee results/bench.txt
 
 results: $(VENV)/tests
 	$(PY) doc/results.py
