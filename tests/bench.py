@@ -2,7 +2,7 @@
 """Speed, start-up time and memory of the scripts: a table.
 
 Usage:
-    tests/bench.py                # speech for 300 s; `make bench` keeps the table in demo/bench.txt
+    tests/bench.py                # speech for 300 s; `make bench` keeps the table in results/bench.txt
     tests/bench.py 1000000        # memory only, of files with that many frames (1.5 GB of disk per million)
 
 Machines differ, and others may be at work on them: a ratio compares a figure with something measured in the same run,
