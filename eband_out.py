@@ -90,7 +90,7 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 def load_network(filename, data):
     """The network, with an output for each name: {"network", "interpolation"; only "network" from newamp1 vectors}."""
     options, network = data["options"], plumbing.load_network(filename)
-    output = (None, *[options["dec"]] * (options["input"] == "band pairs"), options["width"])
+    output = (None, options["dec"], options["width"]) if options["input"] == "band pairs" else (None, options["width"])
     expected = [(None, *values.shape[1:]) for values in data["inputs"]], output
     try:
         found = [tuple(x.shape) for x in network.inputs], tuple(network.outputs[0].shape)
