@@ -118,8 +118,9 @@ def read_floats(filename, K, max_nb_samples=None):
     n = count_items(filename, 4 * K, f"vectors of {K} floats")
     with open(filename, "rb") as file:
         vectors = read_items(file, np.dtype(("<f4", K)), min(n, max_nb_samples or n)).reshape(-1, K)
-    if not np.isfinite(vectors).all():
-        raise FormatError(f"{filename}: vector {np.argwhere(~np.isfinite(vectors))[0, 0]} is not finite: another kind?")
+    good = np.abs(vectors) < 1e10
+    if not good.all():
+        raise FormatError(f"{filename}: vector {np.argmin(good.all(axis=1))} is not finite, or above 1e10: another?")
     return vectors
 
 

@@ -59,10 +59,8 @@ def load(args):
         vectors = vectors[:, options["eband_start"] :]
     data = codec2_model.load_pair(args.features, args.model, vectors, options["width"], F_CUTOFF_HZ, options["Fs"])
     data = {name: values[: args.nb_samples] for name, values in data.items()}
-    if np.isnan(data["target"]).all():
-        raise FormatError(f"{args.model}: digital silence only, expected speech")
-    if args.frame is not None and args.frame >= len(data["Wo"]):
-        raise FormatError(f"{args.features}: {len(data['Wo'])} frames, no --frame {args.frame}")
+    if np.isnan(data["target"][args.frame or 0 :]).all():
+        raise FormatError(f"{args.model}: nothing but digital silence from --frame {args.frame or 0} on")
     vectors = data["vectors"] = decimate(data["vectors"], args.dec)
     data["inputs"] = [vectors, data["Wo"][:, None]] if options["input"] == "bands and Wo" else [vectors]
     if options["input"] == "band pairs":
@@ -109,6 +107,7 @@ def load_network(filename, data):
         raise FormatError(f"{filename}: not a network that can be run: {' '.join(str(error).split())[:300]}") from None
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of a bad network; main() looks at what comes out
 def estimate(network, data, first, end):
     """Spectra {name: dB [n][width]} of the frames from `first`, whose vector is sent, to before `end`."""
     options, frames = data["options"], slice(first, end)
@@ -127,7 +126,7 @@ def estimate(network, data, first, end):
 def main(args, data):
     target, n, dec = data["target"], len(data["target"]), data["options"]["dec"]
     network = load_network(args.network, data)
-    records = Wo, L, A, phi, voiced = codec2_model.read(args.model, args.nb_samples)
+    Wo, L, A, phi, voiced = codec2_model.read(args.model, args.nb_samples)
     A_hat, figures = np.empty(A.shape, np.float32), {}
     step = max(codec2_model.BLOCK // dec, 1) * dec  # blocks begin with a vector that is sent
     for first in range(0, n, step):
@@ -156,7 +155,7 @@ def main(args, data):
         frames = [estimate(network, data, f // dec * dec, f + 1) for f in used[shown]]
         spectra = {name: np.stack([x[name][-1] for x in frames]) for name in sd}
         Fs = data["options"]["Fs"]
-        vq_pager.page_frames(used[shown], titles, records, spectra, "eband_out_frames", args.plot_dir, Fs)
+        vq_pager.page_frames(used[shown], titles, args.model, spectra, "eband_out_frames", args.plot_dir, Fs)
     print(f"{sd['network'].mean():.2f}")
 
 

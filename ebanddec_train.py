@@ -58,10 +58,10 @@ def parse_args(argv=None):
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args(argv)
-    if not 0 <= args.eband_start < args.eband_K - 1:
-        parser.error("--eband_start must leave two bands or more of --eband_K")
-    if not (0 < args.gain < np.inf and 0 < args.Fs < np.inf and args.nnout.endswith(".keras")):
-        parser.error("--gain and --Fs must be positive, --nnout must end in .keras")
+    if not 0 <= args.eband_start < args.eband_K - 1 < 160:
+        parser.error("--eband_K must be 2 to 160, and --eband_start leave two of these bands or more")
+    if not (1e-6 < args.gain < 1e6 and 1e-6 < args.Fs < 1e6 and args.nnout.endswith(".keras")):
+        parser.error("--gain and --Fs must be above 1e-6 and below 1e6, --nnout must end in .keras")
     return args
 
 
@@ -87,8 +87,9 @@ def load(args):
         if len(part["used"]) < least:
             why = f"{len(part['used'])} frames with amplitudes in the {name} part, expected at least {least}"
             raise plumbing.FormatError(f"{args.test[1] if name == 'test' else args.model}: {why}")
-    if args.frame is not None and args.frame > part["number"][-1]:
-        raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {args.frame}")
+    last = part["number"][part["used"][-1]]  # of the part that is plotted
+    if (args.frame or 0) > last:
+        raise plumbing.FormatError(f"{names[-1]}: no --frame {args.frame}, the last one with a figure is {last}")
     return data
 
 
@@ -160,7 +161,7 @@ def random_filter(bands, target, lines, rng):
     response = response[:, None]
     spectrum = bands @ lines
     spectrum[:, 0] = np.where(np.isnan(target[:, 0]), spectrum[:, 0], target[:, 0])
-    before, after = (10 ** (x / 10) @ lines.T for x in (spectrum, spectrum + response))
+    before, after = (10 ** (x / 10) @ lines.T + 1e-30 for x in (spectrum, spectrum + response))  # of no bin: no change
     return bands + 10 * np.log10(after / before), target + response
 
 
@@ -230,11 +231,11 @@ def plot(losses, sd, part, models, args):
     if args.frame is None:
         shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]} (vector + {used[i] % args.dec}): SD {sd['network'][i]:.1f} dB²" for i in shown]
-    records = codec2_model.read(args.test[1] if args.test else args.model)
+    model = args.test[1] if args.test else args.model
     vectors, target = pairs(part, used[shown] // args.dec * args.dec, args.dec)
     row = np.arange(len(shown)), used[shown] % args.dec
     spectra = {k: match_mean(x, target)[row] for k, x in models.predict_on_batch(vectors).items()}
-    vq_pager.page_frames(numbers[shown], titles, records, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
+    vq_pager.page_frames(numbers[shown], titles, model, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
 
 
 def main(args, data):

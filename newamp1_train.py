@@ -59,8 +59,8 @@ def parse_args(argv=None):
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args(argv)
-    if not (0 < args.Fs < np.inf and args.nnout.endswith(".keras")):
-        parser.error("--Fs must be positive, --nnout must end in .keras")
+    if not (1e-6 < args.Fs < 1e6 and args.nnout.endswith(".keras")):
+        parser.error("--Fs must be above 1e-6 and below 1e6, --nnout must end in .keras")
     return args
 
 
@@ -87,8 +87,9 @@ def load(args):
         if len(part["used"]) < least:
             why = f"{len(part['used'])} frames above {args.lower:g} dB in the {name} part, expected at least {least}"
             raise plumbing.FormatError(f"{args.test[1] if name == 'test' else args.model}: {why}")
-    if args.frames and max(args.frames) > part["number"][-1]:
-        raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {max(args.frames)}")
+    missing = set(args.frames or []) - set(part["number"][part["used"]].tolist())
+    if missing:
+        raise plumbing.FormatError(f"{names[-1]}: no --frame {max(missing)} with a figure in the {name} part")
     return data
 
 
@@ -213,9 +214,9 @@ def plot(losses, sd, part, network, args):
     if not args.frames:
         shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-    records = codec2_model.read(args.test[1] if args.test else args.model)
+    model = args.test[1] if args.test else args.model
     spectra = estimates(network, part, used[shown], args)
-    vq_pager.page_frames(numbers[shown], titles, records, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
+    vq_pager.page_frames(numbers[shown], titles, model, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
 
 
 def main(args, data):

@@ -12,6 +12,7 @@ Units: float32 vectors of K values, plotted as they are.
 """
 
 import argparse
+import warnings
 
 import codec2_model
 import plumbing
@@ -86,6 +87,7 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
     numbers [p] of the vectors to show, titles [p] for them; `unit` labels the values.
     """
     # a file may have any name: Matplotlib takes $ for a formula, and cannot show bytes that are no letters
+    warnings.filterwarnings("ignore", "Glyph .* missing")  # nor all letters of the world
     files = {name.encode(errors="replace").decode().replace("$", r"\$"): vectors for name, vectors in files.items()}
     K = next(iter(files.values())).shape[1]
     low, high = min(x.min() for x in files.values()), max(x.max() for x in files.values())
@@ -123,19 +125,22 @@ def typical_frames(sd, level, n=16):
     return frames, [f"frame {f}: SD {sd[f]:.1f} dB² ({p:.0f} %)" for f, p in zip(frames, percentiles, strict=True)]
 
 
-def page_frames(frames, titles, records, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
+def page_frames(frames, titles, model, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
     """Turn pages of six frames: amplitudes of the harmonics above, 20 ms of waveform below.
 
-    frames [p] are numbers in the model file's `records` (Wo, L, A, phi, voiced) and, with titles [p], in spectra
-    {label: dB [p][width]}, the estimates for these frames.
+    frames [p] are numbers in the model file, titles [p] are theirs, and spectra {label: dB [p][width]} estimates.
     """
+    records = codec2_model.read(model)
+    if max(frames) >= len(records[0]):
+        raise plumbing.FormatError(f"{model}: became shorter while it was used")
+    records = [values[frames] for values in records]  # in memory, whatever becomes of the file
 
     def draw(fig, page):
         axes = fig.subplots(4, 3)
         n = np.arange(-80, 80)
         shown = range(6 * page, min(6 * page + 6, len(frames)))
         for i, spectrum, wave in zip(shown, axes[::2].flat, axes[1::2].flat, strict=False):
-            Wo, L, A, phi, _ = (values[frames[i] : frames[i] + 1] for values in records)
+            Wo, L, A, phi, _ = (values[i : i + 1] for values in records)
             m = np.arange(1, L[0] + 1)
             estimates = {label: codec2_model.from_bins(x[i : i + 1], Wo, L) for label, x in spectra.items()}
             for (label, A_hat), colour in zip({"original": A, **estimates}.items(), ("k", "C0", "C1"), strict=False):

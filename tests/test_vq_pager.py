@@ -238,7 +238,7 @@ def test_second_file_over_the_first_as_far_as_it_goes(vectors, main, drawn):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", [b"$x$.f32", b"$a_{$.f32", b"\xff\xe6.f32", b"a%s{x}\\n.f32"])
+@pytest.mark.parametrize("name", [b"$x$.f32", b"$a_{$.f32", b"\xff\xe6.f32", b"a%s{x}\\n.f32", "日\x01".encode()])
 def test_names_that_mean_something_to_matplotlib(name, vectors, main, tmp_path):
     name = os.fsdecode(name)
     os.rename(tmp_path / "a.f32", tmp_path / name)
@@ -274,13 +274,15 @@ def test_typical_frames_are_loud_and_spread_over_the_percentiles():
     assert titles[1] == "frame 1350: SD 350.0 dB² (35 %)"
 
 
-def test_pages_of_frames(drawn):
+def test_pages_of_frames(drawn, tmp_path):
     """Frame 2 has harmonics at 100, 200 … 500 Hz, 40 dB; the network has made 46 dB of them, the other 20 dB."""
     L, A = np.full(9, 5), np.zeros((9, 161), np.float32)
     A[:, 1:6] = 100
     records = (np.full(9, np.pi / 40), L, A, np.zeros((9, 161)), np.ones(9))
     spectra = {"network": np.full((7, 128), 46), "baseline": np.full((7, 128), 20)}
-    vq_pager.page_frames(range(2, 9), [f"frame {f}" for f in range(2, 9)], records, spectra, "frames", None)
+    model, titles = tmp_path / "x.model", [f"frame {f}" for f in range(2, 9)]
+    codec2_model.write(*records, model)
+    vq_pager.page_frames(np.arange(2, 9), titles, model, spectra, "frames", None)
     assert [len(page["lines"]) for page in drawn] == [7, 2]  # six frames, and their waves, without a title
     original, network, baseline = drawn[0]["lines"]["frame 2"]
     np.testing.assert_allclose(original, 40, atol=1e-4)
@@ -289,6 +291,9 @@ def test_pages_of_frames(drawn):
     wave, decoded = drawn[0]["lines"][""]
     assert wave.max() == pytest.approx(500)  # all cosines in phase
     assert decoded.max() == pytest.approx(500 * 10**0.3 - 1.2 * 500 * 10**0.3, abs=1)
+    os.truncate(model, 8 * 1300)  # by another program, since it was loaded
+    with pytest.raises(FormatError, match="became shorter"):
+        vq_pager.page_frames(np.arange(2, 9), titles, model, spectra, "frames", None)
 
 
 def test_sd_over_frames():
