@@ -117,7 +117,7 @@ def estimate(network, data, first, end):
     if options["input"] == "newamp1":
         Wo, L, Fs = data["Wo"][frames], data["L"][frames], options["Fs"]
         A = codec2_model.rate_K_to_L(data["vectors"][frames], Wo, L)
-        spectra["conventional"] = codec2_model.to_bins(Wo, L, A, options["width"], Fs / 2, Fs)
+        spectra["conventional"] = codec2_model.to_bins(Wo, L, A, options["width"], np.inf, Fs)
     if options["input"] == "band pairs":
         spectra = {name: match_mean(x, data["target"][frames]) for name, x in spectra.items()}
     return spectra

@@ -74,7 +74,7 @@ def load(args):
         n = codec2_model.count_items(model, codec2_model.RECORD.itemsize, "1300 byte model records")
         vectors, quantised = codec2_model.read_newamp1(features, n)
         files.append(codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["target"][vectors.mean(axis=1) <= args.lower] = np.nan
+        files[-1]["target"][~(np.float64(vectors.mean(axis=1)) > args.lower)] = np.nan
         files[-1] |= {"number": np.arange(n)} | ({} if quantised is None else {"quantised": quantised})
     n = len(files[0]["number"][: args.nb_samples])
     nb_train = n - n // 10  # the rest is cut off before anything is shuffled
@@ -184,7 +184,7 @@ def estimates(network, part, frames, args):
     A = {"conventional": codec2_model.rate_K_to_L(vectors, Wo, L)}
     if "quantised" in part:
         A["700C quantised"] = np.maximum(np.pad(part["quantised"][frames], ((0, 0), (0, 1))), 1e-5)
-    bins = {name: codec2_model.to_bins(Wo, L, A[name], WIDTH, args.Fs / 2, args.Fs) for name in A}
+    bins = {name: codec2_model.to_bins(Wo, L, A[name], WIDTH, np.inf, args.Fs) for name in A}
     return {"network": network.predict_on_batch(vectors), **bins}
 
 
