@@ -60,9 +60,9 @@ def load(args):
         vectors = vectors[:, options["eband_start"] :]
     data = codec2_model.load_pair(args.features, args.model, vectors, options["width"], F_CUTOFF_HZ, options["Fs"])
     data = {name: values[: args.nb_samples] for name, values in data.items()}
-    if args.frame is not None and args.frame >= len(data["Wo"]):
-        raise FormatError(f"{args.features}: {len(data['Wo'])} frames, no --frame {args.frame}")
     data |= {"options": options, "used": codec2_model.used_frames(data["target"], 1, args.model), "dec": 1}
+    if (args.frame or 0) > data["used"][-1]:
+        raise FormatError(f"{args.model}: no --frame {args.frame}, the last one with a figure is {data['used'][-1]}")
     vectors = data["vectors"] = decimate(data["vectors"], args.dec)
     data["inputs"] = [vectors, data["Wo"][:, None]] if options["input"] == "bands and Wo" else [vectors]
     if options["input"] == "band pairs":
@@ -104,6 +104,7 @@ def load_network(filename, data):
         raise FormatError(f"{filename}: not a network that can be run: {' '.join(str(error).split())[:300]}") from None
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of a bad network; main() looks at what comes out
 def estimate(network, data, frames):
     """Spectra {name: dB [f][width]} of some frames, by their numbers [f]."""
     options, dec = data["options"], data["dec"]
@@ -113,7 +114,7 @@ def estimate(network, data, frames):
     if options["input"] == "newamp1":
         Wo, L, Fs = data["Wo"][frames], data["L"][frames], options["Fs"]
         A = codec2_model.rate_K_to_L(data["vectors"][frames], Wo, L)
-        spectra["conventional"] = codec2_model.to_bins(Wo, L, A, options["width"], Fs / 2, Fs)
+        spectra["conventional"] = codec2_model.to_bins(Wo, L, A, options["width"], np.inf, Fs)
     if options["input"] == "band pairs":
         spectra = {name: codec2_model.match_mean(x, data["target"][frames]) for name, x in spectra.items()}
     return spectra

@@ -57,10 +57,10 @@ def parse_args(argv=None):
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args(argv)
-    if not 0 <= args.eband_start < args.eband_K - 1:
-        parser.error("--eband_start must leave two bands or more of --eband_K")
-    if not (0 < args.gain < np.inf and 0 < args.Fs < np.inf and args.nnout.endswith(".keras")):
-        parser.error("--gain and --Fs must be positive, --nnout must end in .keras")
+    if not 0 <= args.eband_start < args.eband_K - 1 < 160:
+        parser.error("--eband_K must be 2 to 160, and --eband_start leave two of these bands or more")
+    if not (1e-6 < args.gain < 1e6 and 1e-6 < args.Fs < 1e6 and args.nnout.endswith(".keras")):
+        parser.error("--gain and --Fs must be above 1e-6 and below 1e6, --nnout must end in .keras")
     return args
 
 
@@ -79,8 +79,9 @@ def load(args):
         target = part["target"][: len(part["sent"]) * args.dec]
         what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
         part["used"] = codec2_model.used_frames(target, MIN_FRAMES * args.dec if name == "train" else 1, what)
-    if args.frame is not None and args.frame > part["number"][-1]:
-        raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {args.frame}")
+    last = part["number"][part["used"][-1]]  # of the part that is plotted
+    if (args.frame or 0) > last:
+        raise plumbing.FormatError(f"{names[-1]}: no --frame {args.frame}, the last one with a figure is {last}")
     return data
 
 
@@ -137,7 +138,7 @@ def random_filter(bands, target, lines, rng):
     response = response[:, None]
     spectrum = bands @ lines
     spectrum[:, 0] = np.where(np.isnan(target[:, 0]), spectrum[:, 0], target[:, 0])
-    before, after = (10 ** (x / 10) @ lines.T for x in (spectrum, spectrum + response))
+    before, after = (10 ** (x / 10) @ lines.T + 1e-30 for x in (spectrum, spectrum + response))  # of no bin: no change
     return bands + 10 * np.log10(after / before), target + response
 
 

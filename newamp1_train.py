@@ -57,8 +57,8 @@ def parse_args(argv=None):
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args(argv)
-    if not (0 < args.Fs < np.inf and args.nnout.endswith(".keras")):
-        parser.error("--Fs must be positive, --nnout must end in .keras")
+    if not (1e-6 < args.Fs < 1e6 and args.nnout.endswith(".keras")):
+        parser.error("--Fs must be above 1e-6 and below 1e6, --nnout must end in .keras")
     return args
 
 
@@ -72,15 +72,16 @@ def load(args):
         n = codec2_model.count_items(model, codec2_model.RECORD.itemsize, "1300 byte model records")
         vectors, quantised = codec2_model.read_newamp1(features, n)
         files.append(codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["target"][vectors.mean(axis=1) <= args.lower] = np.nan
+        files[-1]["target"][~(np.float64(vectors.mean(axis=1)) > args.lower)] = np.nan
         if quantised is not None:
             files[-1]["quantised"] = quantised
     data = codec2_model.split(files, args.nb_samples)
     for name, part in data.items():
         what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
         part["used"] = codec2_model.used_frames(part["target"], MIN_FRAMES if name == "train" else 1, what)
-    if args.frames and max(args.frames) > part["number"][-1]:
-        raise plumbing.FormatError(f"{names[-2]}: {part['number'][-1] + 1} frames, no --frame {max(args.frames)}")
+    missing = set(args.frames or []) - set(part["number"][part["used"]].tolist())
+    if missing:
+        raise plumbing.FormatError(f"{names[-1]}: no --frame {max(missing)} with a figure in the {name} part")
     return data
 
 
@@ -165,7 +166,7 @@ def estimates(network, part, frames, args):
     A = {"conventional": codec2_model.rate_K_to_L(vectors, Wo, L)}
     if "quantised" in part:
         A["700C quantised"] = np.maximum(np.pad(part["quantised"][frames], ((0, 0), (0, 1))), 1e-5)
-    bins = {name: codec2_model.to_bins(Wo, L, A[name], WIDTH, args.Fs / 2, args.Fs) for name in A}
+    bins = {name: codec2_model.to_bins(Wo, L, A[name], WIDTH, np.inf, args.Fs) for name in A}
     return {"network": network.predict_on_batch(vectors), **bins}
 
 

@@ -10,6 +10,7 @@ import time
 import zipfile
 
 STDOUT = ("-", "/dev/stdout")
+MAX_WEIGHT = 1e4  # of a network; a trained one has none above 1000, and squares of what it makes stay finite
 
 
 class FormatError(ValueError):
@@ -38,13 +39,10 @@ import numpy as np
 
 
 def plain_errors():
-    """Prepare a script for closed files, names of any bytes, and signals that end it: temporary files are removed."""
+    """Prepare a script for closed files and names of any bytes."""
     [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]  # so that no other file gets the number of a closed stdout
     sys.stdout, sys.stderr = (file or open(os.devnull, "w") for file in (sys.stdout, sys.stderr))
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 @contextlib.contextmanager
@@ -98,12 +96,30 @@ def positive(text):
 
 
 @contextlib.contextmanager
+def temporary_folder(**options):
+    """Name of a folder that is there for the block only, even when SIGTERM or SIGHUP end the script meanwhile.
+
+    Elsewhere these signals end it at once: TensorFlow swallows an exception that a handler raises while it builds a
+    graph, and the training goes on.
+    """
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]  # not with nohup
+    for number in numbers:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        with tempfile.TemporaryDirectory(**options) as folder:
+            yield folder
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def replacing(filename):
     """Name of a new file.  If the block goes well, it replaces `filename`, or is copied to `-`, a device or a pipe."""
     target, copied = os.path.realpath(filename), filename in STDOUT or is_special(filename)
     try:
-        with tempfile.TemporaryDirectory(prefix=".new_", dir=None if copied else os.path.dirname(target)) as folder:
-            new = os.path.join(folder, "x" + os.path.splitext(filename)[1])
+        with temporary_folder(prefix=".new_", dir=None if copied else os.path.dirname(target)) as folder:
+            new = os.path.join(folder, "x" + os.path.splitext(f"x{os.path.basename(filename)}")[1])  # of `.keras`, too
             yield new
             if copied:
                 with open(os.dup(1) if filename in STDOUT else filename, "wb") as sink, open(new, "rb") as source:
@@ -176,8 +192,8 @@ def read_array(filename, name, shape):
     values = np.empty(0)
     with contextlib.suppress(Exception):
         values = np.float32(np.load(filename)[name])  # NumPy reads any zip archive as if it were an .npz file
-    if values.shape != tuple(shape) or not np.isfinite(values).all():
-        raise FormatError(f"{filename}: no array {name} of {tuple(shape)} finite numbers in this network")
+    if values.shape != tuple(shape) or not (np.abs(values) < MAX_WEIGHT).all():
+        raise FormatError(f"{filename}: no array {name} of {tuple(shape)} usual numbers in this network")
     return values
 
 
@@ -196,8 +212,9 @@ def load_network(filename):
 
 def check_weights(network, filename):
     """FormatError for weights that are not finite, or far larger than any that were ever trained."""
-    if not all((np.abs(values) < 1e10).all() for values in network.get_weights()):
-        raise FormatError(f"{filename}: a network with weights that are not finite or above 1e10: training diverged?")
+    if not all((np.abs(values) < MAX_WEIGHT).all() for values in network.get_weights()):
+        why = f"weights that are not finite or above {MAX_WEIGHT:g}: training diverged?"
+        raise FormatError(f"{filename}: a network with {why}")
 
 
 def save_picture(fig, name, plot_dir, save):

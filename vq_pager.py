@@ -12,6 +12,7 @@ Units: float32 vectors of K values, plotted as they are.
 """
 
 import argparse
+import warnings
 
 import codec2_model
 import plumbing
@@ -81,6 +82,7 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
     numbers [p] of the vectors to show, titles [p] for them; `unit` labels the values.
     """
     # a file may have any name: Matplotlib takes $ for a formula, and cannot show bytes that are no letters
+    warnings.filterwarnings("ignore", "Glyph .* missing")  # nor all letters of the world
     files = {name.encode(errors="replace").decode().replace("$", r"\$"): vectors for name, vectors in files.items()}
     low, high = min(x.min() for x in files.values()), max(x.max() for x in files.values())
     margin = 0.05 * (high - low) or 1

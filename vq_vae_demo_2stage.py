@@ -50,8 +50,9 @@ def parse_args(argv=None):
     group.add_argument("--noplots", action="store_true", help="print figures only")
     group.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
     args = parser.parse_args(argv)
-    if not 2 <= args.num_embedding <= args.nb_samples:
-        parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
+    if not 2 <= args.num_embedding <= args.nb_samples // 2:  # or k-means leaves no residuals for stage 2
+        parser.error("--num_embedding must be 2 or more, and --nb_samples at least twice that")
+    args.mbest = min(args.mbest, args.num_embedding)  # there are no more partial sums
     if not 0 <= args.decay < 1:
         parser.error("--decay must be 0 or more, and less than 1")
     return args

@@ -159,7 +159,7 @@ def load(args):
 
 def is_counted(x, args):
     """True [n] for the frames x [n][K] whose mean level is above --lower."""
-    return x.mean(axis=1) > args.lower
+    return np.float64(x.mean(axis=1)) > args.lower
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads

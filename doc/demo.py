@@ -22,7 +22,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -290,7 +289,7 @@ def main(speech_name):
     print(f"{title}: {len(speech) / FS:.0f} s", flush=True)
     # c2sim.py leaves out frames of zeros, and all versions have to be as long as the original: replace zeros by ±1
     speech = np.where(speech == 0, np.random.default_rng(1).choice([-1, 1], len(speech)), speech)
-    with tempfile.TemporaryDirectory(prefix=".demo_", dir=FOLDER.parent) as temporary:
+    with plumbing.temporary_folder(prefix=".demo_", dir=FOLDER.parent) as temporary:
         folder = Path(temporary) / "new"
         folder.mkdir()
         write_wav(folder / "original.wav", speech)

@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,7 +251,7 @@ def plot_spectrograms(folder):
 def main(args):
     check_packages()
     speech = c2sim.read_speech(args.speech) if args.speech else public_speech()[1]
-    with tempfile.TemporaryDirectory() as folder:
+    with plumbing.temporary_folder() as folder:
         text = measure(Path(folder), speech)
         if not args.speech:
             plot_spectrograms(Path(folder))

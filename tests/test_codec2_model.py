@@ -246,6 +246,13 @@ def test_rate_K_file_of_the_wrong_size_is_refused(tmp_path, size, what):
         codec2_model.read_rate_K(tmp_path / "x.f32", 99999999999)
 
 
+def test_codebooks_and_the_like_have_no_huge_values(tmp_path):
+    np.float32([[1e9, -1e9], [1, -3e38], [0, 0]]).tofile(tmp_path / "x.f32")
+    np.testing.assert_array_equal(codec2_model.read_floats(tmp_path / "x.f32", 2, 1), [[1e9, -1e9]])
+    with pytest.raises(FormatError, match=r"x\.f32: vector 1 is not finite, or above 1e10"):
+        codec2_model.read_floats(tmp_path / "x.f32", 2)
+
+
 @pytest.mark.parametrize("gain", [1, 10])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -1e30, 121, -201])
 def test_vectors_that_cannot_be_speech_are_refused(tmp_path, gain, value):

@@ -68,9 +68,13 @@ def files(tmp_path_factory):
         no_pitch[name][FRAMES // 2] = 0
     silent_end, silent_beginning = model.copy(), model.copy()
     silent_end["A"][-FRAMES // 10 :] = 0
+    silent_last = changed(model, model[0], slice(-5, None))
+    silent_last["A"][-5:] = 0
     silent_beginning["A"][: -FRAMES // 10] = 0
     arrays |= {"silence": silence, "phases": phases, "no_pitch": no_pitch}
     arrays |= {"silent_end": silent_end, "silent_beginning": silent_beginning}
+    arrays |= {"highest_pitch": changed(model, np.array((np.pi, 1, 100, 0, 1), RECORD), slice(None))}
+    arrays |= {"silent_last": silent_last, "narrow_bands": np.repeat(bands, 12, axis=1)[:, :160]}
     arrays |= {"short": bands[1:], "log10": bands / 10, "nan": changed(bands, np.nan, 151, 3), "loud": bands + 100}
     arrays |= {"mlfeat_nan": changed(arrays["mlfeat"], np.nan, 5, 50), "low": bands - 60}
     contents = {name: array.tobytes() for name, array in arrays.items()}
@@ -209,18 +213,26 @@ def test_help_and_usage(script, run_without_keras):
 EPOCHS = "epochs=0 epochs=-1 epochs=1.5 epochs=many epochs= nb_samples=0 nb_samples=-1 nb_samples=1e3"
 SEED = "seed=-1 seed=x seed=4294967296"
 BANDS = "eband_K=0 eband_K=-14 eband_K=x eband_start=-1 eband_start=13 gain=0 gain=-10 gain=nan gain=inf gain=x"
-FS = "Fs=0 Fs=-8000 Fs=nan Fs=inf frame=-1 frame=x nnout=out"
+BANDS += " eband_K=1 eband_K=161 eband_K=99999999999 gain=1e-45"
+FS = "Fs=0 Fs=-8000 Fs=nan Fs=inf Fs=1e308 Fs=1e-308 frame=-1 frame=x nnout=out"
+DECAY = "decay=1 decay=-1 decay=nan"
 QUANTISER_OPTIONS = "eband_K=0 num_embedding=0 num_embedding=1 embedding_dim=0 dec=0 nnout=out indexin={bands}"
 USAGE = {
     "codec2_model": ("{model}", "nb_samples=0 nb_samples=x nb_samples=1e3 frame=-1 frame=x"),
     "c2sim": ("{speech_raw} -o out.wav", "bands_lower=x rateKin={rate_K} rateKout=out.f32"),
     "eband_train": ("{bands} {model}", f"{EPOCHS} {SEED} {BANDS} {FS} test={{bands}} dec=2"),
     "ebanddec_train": ("{bands} {model} --dec 2", f"{EPOCHS} {SEED} {BANDS} {FS} dec=0 dec=-1 dec=2.5 Wo=1"),
-    "newamp1_train": ("{rate_K} {model}", f"{EPOCHS} {SEED} Fs=0 Fs=nan Fs=inf frames=-1 frames= eband_K=20 nnout=x"),
+    "newamp1_train": (
+        "{rate_K} {model}",
+        f"{EPOCHS} {SEED} {FS} frames=-1 frames= eband_K=20",
+    ),
     "eband_out": ("{network} {bands} {model}", "nb_samples=0 dec=0 dec=-1 dec=x frame=-1"),
     "vq_pager": ("14 {bands}", "start=-1 start=x file2="),
     "vq_vae_demo": ("", f"{EPOCHS} {SEED} test=qam num_embedding=1 embedding_dim=0 start=x"),
-    "vq_vae_demo_2stage": ("", f"{EPOCHS} {SEED} test=qam num_embedding=0 decay=1 decay=-1 decay=nan mbest=0"),
+    "vq_vae_demo_2stage": (
+        "",
+        f"{EPOCHS} {SEED} {DECAY} test=qam num_embedding=0 mbest=0 nb_samples=31",
+    ),
     "vq_vae_ratek": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS}"),
     "vq_vae_ratek_conv1d": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} vq_stages=0 mbest=0 sweeps=-1 lower=x"),
     "vq_ber": ("{vq_vae_ratek_conv1d} {bands}", f"{SEED} nb_samples=0 ber=-1 ber=51 ber=nan ber= nnout=x"),
@@ -257,7 +269,6 @@ OTHERS = [  # script, words, word of the message
     ("eband_train", "{bands} {model} --gain 1", "{bands}"),
     ("eband_train", "{bands} {model} --eband_K 13", "{bands}"),
     ("eband_train", "{bands} {model} --eband_K 7", "{bands}"),
-    ("eband_train", "{bands} {model} --eband_K 99999999999", "{bands}"),
     ("eband_train", "{log10} {model}", "{log10}"),
     ("eband_train", "{bands} {silence}", "{silence}"),
     ("eband_train", "{bands} {silent_end}", "{silent_end}"),
@@ -267,11 +278,17 @@ OTHERS = [  # script, words, word of the message
     ("ebanddec_train", "{bands} {model} --dec 4", "at least 400"),
     ("ebanddec_train", "{bands} {model} --dec 4294967295", "at least"),
     ("ebanddec_train", "{bands} {model} --dec 2 --gain 1", "{bands}"),
+    ("ebanddec_train", "{bands} {model} --dec 2 --frame 299", "--frame 299, the last one with a figure is 297"),
+    ("eband_train", "{bands} {silent_last} --frame 299", "--frame 299, the last one with a figure is 294"),
     ("ebanddec_train", "{bands} {silence} --dec 2", "{silence}"),
     ("newamp1_train", "{model} {rate_K}", "{rate_K}"),
     ("newamp1_train", "{bands} {model}", "{bands}"),
     ("newamp1_train", "{rate_K} {model} --nb_samples 99", "at least 100"),
     ("newamp1_train", f"{{rate_K}} {{model}} --frames 3 {FRAMES}", f"no --frame {FRAMES}"),
+    ("newamp1_train", "{rate_K} {model} --lower nan", "0 frames above nan dB"),
+    ("newamp1_train", "{rate_K} {model} --lower 1e308", "0 frames above 1e+308 dB"),
+    ("vq_vae_ratek_conv1d", "{bands} --num_embedding 16 --lower 1e308", "above 1e+308 dB"),
+    ("newamp1_train", "{rate_K} {model} --frames 3 299", "no --frame 3 "),
     ("eband_out", "{bands} {bands} {model}", "{bands}"),
     ("eband_out", "{gain} {bands} {model}", "{gain}"),
     ("eband_out", "{pairs} {bands} {model} --dec 2", "{pairs}"),
@@ -279,6 +296,7 @@ OTHERS = [  # script, words, word of the message
     ("eband_out", "{network} {bands} {silence}", "{silence}"),
     ("eband_out", f"{{network}} {{bands}} {{model}} --frame {FRAMES}", f"--frame {FRAMES}"),
     ("eband_out", "{network} {bands} {model} --nb_samples 5 --frame 5", "--frame 5"),
+    ("eband_out", "{network} {bands} {silent_last} --frame 295", "silence from --frame 295 on"),
     ("eband_out", "{network} {bands} {model} --modelout {model}", "is an input"),
     ("vq_vae_ratek", "{bands} --num_embedding 16 --eband_K 13", "{bands}"),
     ("vq_vae_ratek", "{bands} --num_embedding 300", "{bands}"),
@@ -295,6 +313,7 @@ OTHERS = [  # script, words, word of the message
 ]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("script", "words", "word"), OTHERS)
 def test_refused_when_loaded(script, words, word, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -320,7 +339,10 @@ EBAND = "{bands} {changed} --epochs 1 --noplots"
         ("no_pitch", "c2sim", "--modelin {changed} --phase0 --postfilter -o out.wav"),
         ("no_pitch", "eband_train", f"{EBAND} --Wo"),
         ("silent_end", "ebanddec_train", f"{EBAND} --dec 1 --test {{bands}} {{model}}"),
+        ("narrow_bands", "ebanddec_train", "{changed} {model} --dec 1 --eband_K 160 --epochs 1 --noplots"),
+        ("narrow_bands", "eband_train", "{changed} {model} --eband_K 160 --epochs 1 --noplots"),
         ("no_pitch", "newamp1_train", "{rate_K} {changed} --epochs 1 --noplots"),
+        ("highest_pitch", "newamp1_train", "{rate_K} {changed} --epochs 1 --noplots --Fs 7000"),
     ],
 )
 @pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -43,6 +43,13 @@ def test_replacing_leaves_all_as_it_was_when_it_fails(tmp_path, old, error):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == ([("x.f32", old)] if old else [])
 
 
+def test_a_name_that_is_only_an_ending(tmp_path):
+    with plumbing.replacing(tmp_path / ".keras") as new:
+        assert new.endswith(".keras")
+        (tmp_path / new).touch()
+    assert (tmp_path / ".keras").exists()
+
+
 def test_replacing_follows_links_and_keeps_the_mode(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/x.f32").touch(mode=0o640)
@@ -167,9 +174,13 @@ def test_a_network_comes_back_with_options_and_arrays(network, tmp_path):
     for name, shape in (("codebook", (3, 2)), ("other", (2, 3)), ("../options", ())):
         with pytest.raises(FormatError, match=f"^{net}: no array {name}"):
             plumbing.read_array(net, name, shape)
+    for value in np.nan, np.inf, 1e30:
+        plumbing.save_network(network, {}, net, codebook=np.float32([0, value]))
+        with pytest.raises(FormatError, match=f"^{net}: no array codebook"):
+            plumbing.read_array(net, "codebook", (2,))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20, 1e5])
 def test_weights_of_a_diverged_training_are_neither_saved_nor_run(network, tmp_path, value):
     net = tmp_path / "n.keras"
     net.write_text("a good network")
@@ -392,6 +403,15 @@ def test_a_killed_script_leaves_no_temporary_file(number, tmp_path):
         assert process.wait(30) == (-number if number == signal.SIGINT else 128 + number)
         assert process.stderr.read() == b""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("usual_signals")
+def test_a_signal_ends_a_script_that_catches_exceptions(tmp_path):
+    """TensorFlow does, while it builds a graph."""
+    code = "import os, time\nwith plumbing.replacing('x') as new: open(new, 'w')\n"
+    code += "try: os.kill(os.getpid(), 15); time.sleep(5)\nexcept BaseException: print('still here')"
+    result = python(code, tmp_path)
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "")
 
 
 def test_nohup_is_respected(tmp_path):

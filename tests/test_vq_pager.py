@@ -239,7 +239,7 @@ def test_second_file_over_the_first_as_far_as_it_goes(vectors, main, drawn):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", [b"$x$.f32", b"$a_{$.f32", b"\xff\xe6.f32", b"a%s{x}\\n.f32"])
+@pytest.mark.parametrize("name", [b"$x$.f32", b"$a_{$.f32", b"\xff\xe6.f32", b"a%s{x}\\n.f32", "日\x01".encode()])
 def test_names_that_mean_something_to_matplotlib(name, vectors, main, tmp_path):
     name = os.fsdecode(name)
     os.rename(tmp_path / "a.f32", tmp_path / name)
