@@ -145,11 +145,12 @@ def check_outputs(outputs, inputs=(), plot_dir=None):
     outputs = [*outputs, plot_dir and os.path.join(plot_dir, "plot.png")]
     taken = {os.path.realpath(name): "is an input, too" for name in inputs if name}
     for name in filter(None, outputs):
-        path, existed = os.path.realpath(name), os.path.exists(name)
+        path, existed = os.path.realpath("/dev/stdout" if name == "-" else name), os.path.exists(name)
         if path in taken:
             raise FormatError(f"{name}: an output that {taken[path]}, expected another name")
         if name in STDOUT:
             sys.stdout = sys.stderr  # what is printed must not get into the file
+            taken[path] = "is named twice"
         elif not is_special(name):
             taken[path] = "is named twice"
             open(path, "ab").close()  # OSError for a folder that is missing, takes no files, or is the name itself
@@ -190,8 +191,9 @@ def read_options(filename, expected):
 def read_array(filename, name, shape):
     """The array of this name and shape, float32, that a network was saved with."""
     values = np.empty(0)
-    with contextlib.suppress(Exception):
-        values = np.float32(np.load(filename)[name])  # NumPy reads any zip archive as if it were an .npz file
+    with contextlib.suppress(Exception), np.errstate(over="ignore"):
+        values = np.load(filename)[name]  # NumPy reads any zip archive as if it were an .npz file
+        values = values.astype(np.float32, casting="same_kind")
     if values.shape != tuple(shape) or not (np.abs(values) < MAX_WEIGHT).all():
         raise FormatError(f"{filename}: no array {name} of {tuple(shape)} usual numbers in this network")
     return values

@@ -38,8 +38,8 @@ def parse_args(argv=None):
     parser.add_argument("--noplots", action="store_true", help="print figures only")
     parser.add_argument("--plot_dir", metavar="DIR", help="write the picture there instead of opening a window")
     args = parser.parse_args(argv)
-    if not all(0 <= ber <= 50 for ber in args.ber):
-        parser.error("--ber must be 0 to 50 %")
+    if not (all(0 <= ber <= 50 for ber in args.ber) and any(args.ber)):
+        parser.error("--ber must be 0 to 50 %, and one above 0")
     if args.nnout and not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
     return args

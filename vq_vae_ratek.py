@@ -28,7 +28,7 @@ import numpy as np
 
 NAME = "vq_vae_ratek"
 OPTIONS = {"script": (NAME,)}  # of a network, and the values that they may have
-OPTIONS |= dict.fromkeys(("eband_K", "dec", "num_embedding", "embedding_dim"), range(1, 2**16))
+OPTIONS |= dict.fromkeys(("eband_K", "dec", "num_embedding", "embedding_dim"), range(1, 2**16 + 1))
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
 BATCH = 2048  # vectors
 STEPS = 2400  # training steps, a batch each, that the default of --epochs comes to
@@ -69,8 +69,8 @@ def parse_args(argv=None):
         parser.error("give FEATURES, or --indexin with --nnin and --testout")
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
-    if args.num_embedding < 2 or (args.embedding_dim or 1) > args.dec * (args.eband_K or 14):
-        parser.error("--num_embedding must be 2 or more, --embedding_dim at most --eband_K times --dec")
+    if not 2 <= args.num_embedding <= 2**16 or (args.embedding_dim or 1) > args.dec * (args.eband_K or 14):
+        parser.error("--num_embedding must be 2 to 65536, --embedding_dim at most --eband_K times --dec")
     return args
 
 
@@ -181,7 +181,8 @@ def train(network, x, held, args, rng):
     # start as PCA and k-means: the encoder projects on the principal axes, the quantiser has the codewords
     flat = random_vectors(max(args.num_embedding, min(len(x), KMEANS))).reshape(-1, args.dec * args.eband_K)
     kmeans = kmeans2(flat, flat[: args.num_embedding], 20, minit="matrix", missing="warn")[0]
-    axes = np.linalg.eigh(np.cov(flat.T))[1][:, : -args.embedding_dim - 1 : -1]  # those with the largest variances
+    axes = np.linalg.eigh(np.atleast_2d(np.cov(flat.T)))[1]  # the last ones have the largest variances
+    axes = axes[:, : -args.embedding_dim - 1 : -1]
     encoder.layers[-1].set_weights([axes, np.zeros(args.embedding_dim)])
     decoder.layers[0].set_weights([axes.T, np.zeros(len(axes))])
     quantizer.codebook.assign(encoder(kmeans.reshape(-1, args.dec, args.eband_K)))

@@ -113,8 +113,8 @@ def parse_args(argv=None):
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
     args.embedding_dim = args.embedding_dim or DIM_PER_FRAME * args.dec
-    for name in ("vq_stages", "num_embedding", "embedding_dim"):
-        if getattr(args, name) not in OPTIONS[name]:
+    for name in ("eband_K", "vq_stages", "num_embedding", "embedding_dim"):
+        if getattr(args, name) not in (None, *OPTIONS[name]):
             parser.error(f"--{name} must be {OPTIONS[name][0]} to {OPTIONS[name][-1]}")
     return args
 
@@ -300,7 +300,8 @@ def random_filter(chunks, cutoffs, rng):
 def random_chunks(x, n, args, rng):
     """Filtered chunks [n][CHUNK][K] from anywhere in x [frames][K], and the weights [n][CHUNK] of their frames."""
     counted = is_counted(x, args)
-    first = np.flatnonzero(np.convolve(counted, np.ones(CHUNK), "valid") >= CHUNK // 2)  # of chunks with speech
+    speech = np.convolve(counted, np.ones(CHUNK), "valid")  # frames of it in the chunk that begins at each frame
+    first = np.flatnonzero(speech >= min(CHUNK // 2, speech.max()))
     frames = rng.choice(first, n)[:, None] + np.arange(CHUNK)
     return random_filter(x[frames], args.cutoffs, rng), np.float32(counted[frames])
 
@@ -552,10 +553,12 @@ def show_film(history, args):
 def load_trained(filename, args):
     """The network in a file.  FormatError if its layers are not those that its options, in args, tell."""
     network = plumbing.load_network(filename)
-    expected = [args.embedding_dim, args.vq_stages, args.num_embedding, args.embedding_dim, args.eband_K]
+    frames, z = (1, 8 * args.dec, args.eband_K), (1, 8, args.embedding_dim)  # 8 vectors, for one
+    expected = [z, (args.vq_stages, args.num_embedding, args.embedding_dim), frames]
     with contextlib.suppress(ValueError, AttributeError):
         encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
-        if [encoder.output_shape[-1], *quantizer.codebooks.shape, *decoder.output_shape[2:]] == expected:
+        shapes = encoder.compute_output_shape(frames), quantizer.codebooks.shape, decoder.compute_output_shape(z)
+        if [tuple(shape) for shape in shapes] == expected:
             return network
     raise FormatError(f"{filename}: its layers are not those that its options tell")
 

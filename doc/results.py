@@ -250,10 +250,10 @@ def plot_spectrograms(folder):
 
 def main(args):
     check_packages()
-    speech = c2sim.read_speech(args.speech) if args.speech else public_speech()[1]
+    speech = c2sim.read_speech(args.speech) if args.speech is not None else public_speech()[1]
     with plumbing.temporary_folder() as folder:
         text = measure(Path(folder), speech)
-        if not args.speech:
+        if args.speech is None:
             plot_spectrograms(Path(folder))
             write_readme("make results", text)
     print(f"\n{text}")

@@ -233,9 +233,12 @@ USAGE = {
         "",
         f"{EPOCHS} {SEED} {DECAY} test=qam num_embedding=0 mbest=0 nb_samples=31",
     ),
-    "vq_vae_ratek": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS}"),
-    "vq_vae_ratek_conv1d": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} vq_stages=0 mbest=0 sweeps=-1 lower=x"),
-    "vq_ber": ("{vq_vae_ratek_conv1d} {bands}", f"{SEED} nb_samples=0 ber=-1 ber=51 ber=nan ber= nnout=x"),
+    "vq_vae_ratek": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} num_embedding=65537"),
+    "vq_vae_ratek_conv1d": (
+        "{bands}",
+        f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} vq_stages=0 mbest=0 sweeps=-1 lower=x eband_K=1 eband_K=161",
+    ),
+    "vq_ber": ("{vq_vae_ratek_conv1d} {bands}", f"{SEED} nb_samples=0 ber=-1 ber=0 ber=51 ber=nan ber= nnout=x"),
 }
 
 
@@ -285,8 +288,8 @@ OTHERS = [  # script, words, word of the message
     ("newamp1_train", "{bands} {model}", "{bands}"),
     ("newamp1_train", "{rate_K} {model} --nb_samples 99", "at least 100"),
     ("newamp1_train", f"{{rate_K}} {{model}} --frames 3 {FRAMES}", f"no --frame {FRAMES}"),
-    ("newamp1_train", "{rate_K} {model} --lower nan", "0 frames above nan dB"),
-    ("newamp1_train", "{rate_K} {model} --lower 1e308", "0 frames above 1e+308 dB"),
+    ("newamp1_train", "{rate_K} {model} --lower nan", "0 frames with amplitudes"),
+    ("newamp1_train", "{rate_K} {model} --lower 1e308", "0 frames with amplitudes"),
     ("vq_vae_ratek_conv1d", "{bands} --num_embedding 16 --lower 1e308", "above 1e+308 dB"),
     ("newamp1_train", "{rate_K} {model} --frames 3 299", "no --frame 3 "),
     ("eband_out", "{bands} {bands} {model}", "{bands}"),
@@ -296,7 +299,7 @@ OTHERS = [  # script, words, word of the message
     ("eband_out", "{network} {bands} {silence}", "{silence}"),
     ("eband_out", f"{{network}} {{bands}} {{model}} --frame {FRAMES}", f"--frame {FRAMES}"),
     ("eband_out", "{network} {bands} {model} --nb_samples 5 --frame 5", "--frame 5"),
-    ("eband_out", "{network} {bands} {silent_last} --frame 295", "silence from --frame 295 on"),
+    ("eband_out", "{network} {bands} {silent_last} --frame 295", "--frame 295, the last one with a figure is 294"),
     ("eband_out", "{network} {bands} {model} --modelout {model}", "is an input"),
     ("vq_vae_ratek", "{bands} --num_embedding 16 --eband_K 13", "{bands}"),
     ("vq_vae_ratek", "{bands} --num_embedding 300", "{bands}"),

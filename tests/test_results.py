@@ -142,6 +142,14 @@ def test_missing_packages(monkeypatch, tmp_path):
         results.main(results.parse_args(["--speech", "speech.wav"]))
 
 
+def test_an_empty_name_is_not_the_public_speech(monkeypatch):
+    """It would replace the tables of the README."""
+    monkeypatch.setattr(results, "check_packages", lambda: None)
+    monkeypatch.setattr(results, "public_speech", None)
+    with pytest.raises(FileNotFoundError):
+        results.main(results.parse_args(["--speech", ""]))
+
+
 @needs_debian
 def test_a_test_recording_in_the_training_speech_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(results, "SOUNDS", tmp_path)

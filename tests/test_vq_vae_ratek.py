@@ -143,6 +143,12 @@ def test_command_line(run, sample, tmp_path, capsys):
     assert_refused(other, "n.keras", "vq_vae_ratek_conv1d")
 
 
+def test_vectors_of_one_value(tmp_path, capsys):
+    codec2_model.write_rate_K(speech_like(500)[:, :1], tmp_path / "x.f32")
+    options = ("--eband_K", 1, "--num_embedding", 16, "--epochs", 1, "--nnout", tmp_path / "n.keras", "--noplots")
+    assert run_here(capsys, tmp_path / "x.f32", *options)["held-out network SD"] < 20
+
+
 def test_seed_decides_everything(tmp_path, capsys):
     files = []
     for seed in (1, 1, 2):

@@ -258,6 +258,15 @@ def test_filter_floor():
     assert (script.random_filter(x, 0.3, np.random.default_rng(1)) == script.FLOOR_DB).all()
 
 
+def test_speech_that_is_nowhere_dense():
+    """Every tenth frame is loud, so that no chunk has half of them."""
+    x = np.where(np.arange(1000)[:, None] % 10 == 5, 50, np.zeros((1000, 14), np.float32))
+    _, args = small_network()
+    chunks, weights = script.random_chunks(x, 20, args, np.random.default_rng(1))
+    assert chunks.shape == (20, script.CHUNK, 14)
+    np.testing.assert_array_equal(weights.sum(axis=1), 4)  # the most that 32 frames can have
+
+
 # ---------------------------------------------------------------- training and the command line
 
 
@@ -348,6 +357,18 @@ def test_other_stages_and_vectors(stages, sample, tmp_path, capsys):
     assert networks[0] != networks[2]
     assert not (tmp_path / f"n_{stages + 1}.f32").exists()
     assert figures(capsys.readouterr().out)["bit rate"] == 250 * stages
+
+
+@pytest.mark.parametrize(
+    "lie", [{"dec": 4}, {"vq_stages": 1}, {"num_embedding": 16}, {"embedding_dim": 4}, {"eband_K": 20}]
+)
+def test_network_that_is_not_what_its_options_tell(lie, tmp_path):
+    network, args = small_network()
+    plumbing.save_network(network, {}, tmp_path / "n.keras")
+    script.load_trained(tmp_path / "n.keras", args)
+    vars(args).update(lie)
+    with pytest.raises(plumbing.FormatError, match=r"n\.keras: its layers"):
+        script.load_trained(tmp_path / "n.keras", args)
 
 
 def test_refusals(trained, run, tmp_path):
