@@ -81,28 +81,20 @@ class VectorQuantizer(layers.Layer):
 
     def __init__(self, num_embedding, embedding_dim, beta=0.25, **kwargs):
         super().__init__(**kwargs)
-        self.M, self.dim, self.beta = num_embedding, embedding_dim, beta
-        self.codebook = self.add_weight((self.M, self.dim), name="codebook")
-
-    def get_config(self):
-        return {**super().get_config(), "num_embedding": self.M, "embedding_dim": self.dim, "beta": self.beta}
+        self.beta = beta
+        self.codebook = self.add_weight((num_embedding, embedding_dim), name="codebook")
 
     def search(self, x):
-        """Indices [n] of the codewords nearest to x [n][dim]."""
-        distance = ops.sum(self.codebook**2, axis=1) - 2 * ops.matmul(x, ops.transpose(self.codebook))  # less x²
+        """Indices [n] of the codewords nearest to x [n][dim].  The distance lacks x², the same for all codewords."""
+        distance = ops.sum(self.codebook**2, axis=1) - 2 * ops.matmul(x, ops.transpose(self.codebook))
         return ops.argmin(distance, axis=1)
 
-    def decode(self, indices):
-        """Codewords [n][dim] that these indices [n] stand for."""
-        return ops.take(self.codebook, indices, axis=0)
-
     def call(self, x):
-        x_q, fixed = self.decode(self.search(x)), ops.stop_gradient(x)
+        x_q, fixed = ops.take(self.codebook, self.search(x), axis=0), ops.stop_gradient(x)
         self.add_loss(ops.mean((fixed - x_q) ** 2))  # codebook loss
         self.add_loss(self.beta * ops.mean((x - ops.stop_gradient(x_q)) ** 2))  # commitment loss
         self.add_loss(0.001 * ops.mean((ops.mean(fixed, axis=0) - self.codebook) ** 2))  # unused loss
-        # straight-through: the value is exactly x_q, the gradient that of the identity
-        return ops.stop_gradient(x_q) + (x - fixed)
+        return ops.stop_gradient(x_q) + (x - fixed)  # straight-through: exactly x_q, with the gradient of x
 
 
 def build_network(args):
@@ -145,7 +137,9 @@ def show_film(history, held, kmeans, bound, args):
     """Film of a training: codewords with their cells and trails on the density of vectors `held`; distortion."""
     import matplotlib.pyplot as plt
 
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8), gridspec_kw={"left": 0.06, "right": 0.98, "wspace": 0.2})
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4.8), gridspec_kw={"left": 0.06, "right": 0.98, "wspace": 0.24}
+    )
     plane = np.eye(args.embedding_dim, 2)  # [D][2]: the first two dimensions are shown
     limit = np.percentile(np.abs(held @ plane), 99.9)
     side = np.linspace(-limit, limit, GRID)

@@ -8,8 +8,7 @@ Usage:
     ./vq_vae_ratek.py --nnin vq.keras --indexin bands.npy --testout decoded.f32                    # the receiver
 
 A vector is --dec consecutive frames.  The encoder maps it to --embedding_dim values, the quantiser makes an index of
-these, and the decoder turns the codeword into --dec frames.  Beside it stands k-means with as many codewords, on the
-same vectors of the same randomly filtered speech.
+these, and the decoder turns the codeword into --dec frames.  The baseline is k-means with as many codewords.
 
 Expected: 22 minutes of speech, 15 s on two cores; SD on 61 s of other speakers and recordings, seeds 1 and 2: 28.9 dB²
 for 7 bits per frame, k-means 29.1; with --dec 2 --overlap (350 bit/s) 32.8, k-means 33.1 (seed 1).
@@ -22,7 +21,6 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 import codec2_model
 import plumbing
 import vq_pager
-from plumbing import FormatError
 
 import numpy as np
 
@@ -37,33 +35,29 @@ LEARNING_RATE = 3e-5  # falls to 0 along a cosine; with more, the network fits t
 GAIN_DB = 10  # training vectors are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
 KMEANS = 60_000  # vectors that k-means sees
-MIN_FRAMES = 90  # to train on
 
 
 def parse_args(argv=None):
     parser = ArgumentParser(description="One-stage VQ-VAE.", formatter_class=ArgumentDefaultsHelpFormatter)
     number = {"type": plumbing.positive, "metavar": "N"}
-    group = parser.add_argument_group("data")
-    group.add_argument("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
-    group.add_argument("--test", metavar="F32", help="another file that is never trained on")
-    group.add_argument("--eband_K", **number, help="values in a vector: 14, or what the network of --nnin has")
-    group.add_argument("--nb_samples", **number, help="use the first N frames")
-    group = parser.add_argument_group("network and training")
-    group.add_argument("--dec", **number, default=1, help="frames per quantised vector")
-    group.add_argument("--overlap", action="store_true", help="training vectors start at every frame, not every N-th")
-    group.add_argument("--num_embedding", **number, default=128, help="codewords")
-    group.add_argument("--embedding_dim", **number, help="values that are quantised: --eband_K times --dec")
-    group.add_argument("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
-    group.add_argument("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
-    group.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
-    group = parser.add_argument_group("output")
-    group.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
-    group.add_argument("--vqout", metavar="STEM", help="write the codebook to STEM_1.f32")
-    group.add_argument("--indexout", metavar="NPY", help="write the indices of --test, else FEATURES")
-    group.add_argument("--indexin", metavar="NPY", help="decode these indices with --nnin, without FEATURES")
-    group.add_argument("--testout", metavar="F32", help="write the decoded vectors")
-    group.add_argument("--noplots", action="store_true", help="print figures only")
-    group.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
+    parser.add_argument("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
+    parser.add_argument("--test", metavar="F32", help="another file that is never trained on")
+    parser.add_argument("--eband_K", **number, help="values in a vector: 14, or what the network of --nnin has")
+    parser.add_argument("--nb_samples", **number, help="use the first N frames")
+    parser.add_argument("--dec", **number, default=1, help="frames per quantised vector")
+    parser.add_argument("--overlap", action="store_true", help="training vectors start at every frame, not every N-th")
+    parser.add_argument("--num_embedding", **number, default=128, help="codewords")
+    parser.add_argument("--embedding_dim", **number, help="values that are quantised: --eband_K times --dec")
+    parser.add_argument("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
+    parser.add_argument("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
+    parser.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
+    parser.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
+    parser.add_argument("--vqout", metavar="STEM", help="write the codebook to STEM_1.f32")
+    parser.add_argument("--indexout", metavar="NPY", help="write the indices of --test, else FEATURES")
+    parser.add_argument("--indexin", metavar="NPY", help="decode these indices with --nnin, without FEATURES")
+    parser.add_argument("--testout", metavar="F32", help="write the decoded vectors")
+    parser.add_argument("--noplots", action="store_true", help="print figures only")
+    parser.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
     args = parser.parse_args(argv)
     if bool(args.indexin) == bool(args.features) or (args.indexin and not (args.nnin and args.testout)):
         parser.error("give FEATURES, or --indexin with --nnin and --testout")
@@ -77,22 +71,21 @@ def parse_args(argv=None):
 def load(args):
     """{"train", "held-out"} or {"file"}, and {"test"}: rate K vectors [n][K] in dB; or {"indices": [v][1]}."""
     if args.nnin:  # args get the options of that network
-        options = plumbing.read_options(args.nnin, OPTIONS)
-        if args.eband_K not in (None, options["eband_K"]):
-            raise FormatError(f"{args.nnin}: a network for --eband_K {options['eband_K']}, not {args.eband_K}")
+        expected = OPTIONS | ({"eband_K": (args.eband_K,)} if args.eband_K else {})
+        options = plumbing.read_options(args.nnin, expected)
         vars(args).update({name: options[name] for name in OPTIONS})
     args.eband_K = args.eband_K or len(codec2_model.BAND_HZ)
     args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
     outputs = [None if args.nnin else args.nnout, args.indexout, args.testout, args.vqout and f"{args.vqout}_1.f32"]
-    inputs = [args.features, args.test, args.nnin, args.indexin]
-    plumbing.check_outputs(outputs, inputs, None if args.noplots else args.plot_dir)
+    plot_dir = None if args.noplots else args.plot_dir
+    plumbing.check_outputs(outputs, [args.features, args.test, args.nnin, args.indexin], plot_dir)
     if args.indexin:
         return {"indices": codec2_model.read_indices(args.indexin, args.num_embedding, 1, args.dec)}
     x = codec2_model.read_rate_K(args.features, args.eband_K, max_nb_samples=args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before vectors overlap
-    needed = max(MIN_FRAMES, args.dec * args.num_embedding)
+    needed = max(10, args.dec * args.num_embedding)  # of fewer than 10 frames, none is held out
     if not args.nnin and nb_train < needed:
-        raise FormatError(f"{args.features}: {nb_train} frames to train on, expected {needed} for --num_embedding")
+        raise plumbing.FormatError(f"{args.features}: {nb_train} frames to train on, --num_embedding needs {needed}")
     data = {"file": x} if args.nnin else {"train": x[:nb_train], "held-out": x[nb_train:]}
     return data | ({"test": codec2_model.read_rate_K(args.test, args.eband_K)} if args.test else {})
 
@@ -121,37 +114,28 @@ class VectorQuantizer(layers.Layer):
 
     def __init__(self, num_embedding, embedding_dim, beta=0.25, **kwargs):
         super().__init__(**kwargs)
-        self.M, self.dim, self.beta = num_embedding, embedding_dim, beta
-        self.codebook = self.add_weight((self.M, self.dim), name="codebook")
-
-    def get_config(self):
-        return {**super().get_config(), "num_embedding": self.M, "embedding_dim": self.dim, "beta": self.beta}
+        self.beta = beta
+        self.codebook = self.add_weight((num_embedding, embedding_dim), name="codebook")
 
     def search(self, x):
-        """Indices [n] of the codewords nearest to x [n][dim]."""
+        """Indices [n] of the codewords nearest to x [n][dim].  The distance lacks x², the same for all codewords."""
         distance = ops.sum(self.codebook**2, axis=1) - 2 * ops.matmul(x, ops.transpose(self.codebook))
-        return ops.argmin(distance + ops.sum(x**2, axis=1, keepdims=True), axis=1)
-
-    def decode(self, indices):
-        """Codewords [n][dim] that these indices [n] stand for."""
-        return ops.take(self.codebook, indices, axis=0)
+        return ops.argmin(distance, axis=1)
 
     def call(self, x):
-        x_q, fixed = self.decode(self.search(x)), ops.stop_gradient(x)
+        x_q, fixed = ops.take(self.codebook, self.search(x), axis=0), ops.stop_gradient(x)
         self.add_loss(ops.mean((fixed - x_q) ** 2))  # codebook loss
         self.add_loss(self.beta * ops.mean((x - ops.stop_gradient(x_q)) ** 2))  # commitment loss
         self.add_loss(0.001 * ops.mean((ops.mean(fixed, axis=0) - self.codebook) ** 2))  # unused loss
-        # straight-through: the value is exactly x_q, the gradient that of the identity
-        return ops.stop_gradient(x_q) + (x - fixed)
+        return ops.stop_gradient(x_q) + (x - fixed)  # straight-through: exactly x_q, with the gradient of x
 
 
 def build_network(mean, args):
     """Network from vectors [v][dec][K] to decoded ones; `mean` [K] is that of the training frames."""
-    scale = {"mean": mean, "variance": np.full(args.eband_K, SCALE_DB**2)}
-    inputs = keras.Input((args.dec, args.eband_K))
-    encoder = [layers.Normalization(**scale), layers.Flatten(), layers.Dense(args.embedding_dim)]
-    decoder = [layers.Dense(args.dec * args.eband_K), layers.Reshape((args.dec, args.eband_K))]
-    decoder += [layers.Normalization(**scale, invert=True)]
+    frames = (args.dec, args.eband_K)
+    inputs = keras.Input(frames)
+    encoder = [layers.Rescaling(1 / SCALE_DB, -mean / SCALE_DB), layers.Flatten(), layers.Dense(args.embedding_dim)]
+    decoder = [layers.Dense(args.dec * args.eband_K), layers.Reshape(frames), layers.Rescaling(SCALE_DB, mean)]
     z_e = keras.Sequential(encoder, name="encoder")(inputs)  # [v][embedding_dim]
     z_q = VectorQuantizer(args.num_embedding, args.embedding_dim, name="quantizer")(z_e)
     return keras.Model(inputs, keras.Sequential(decoder, name="decoder")(z_q))
@@ -169,18 +153,17 @@ def random_filter(chunks, rng):
 def train(network, x, held, args, rng):
     """Fit the network to frames x [n][K]; returns the codebook [M][dec · K] of k-means."""
     encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
-    first_frames = np.arange(0, len(x) - args.dec + 1, 1 if args.overlap else args.dec)  # of the training vectors
-    epoch_steps = -(-len(first_frames) // BATCH)
+    first_frames = np.arange(0, len(x) - args.dec + 1, 1 if args.overlap else args.dec)
+    vectors = x[first_frames[:, None] + np.arange(args.dec)]  # [v][dec][K]
+    epoch_steps = -(-len(vectors) // BATCH)
     epochs = args.epochs or -(-STEPS // epoch_steps)
     print(f"epochs: {epochs}")
     print(f"steps: {epochs * epoch_steps}")
 
-    def random_vectors(n):  # [n][dec][K], filtered
-        return random_filter(x[rng.choice(first_frames, n)[:, None] + np.arange(args.dec)], rng)
-
     # start as PCA and k-means: the encoder projects on the principal axes, the quantiser has the codewords
-    flat = random_vectors(max(args.num_embedding, min(len(x), KMEANS))).reshape(-1, args.dec * args.eband_K)
-    kmeans = kmeans2(flat, flat[: args.num_embedding], 20, minit="matrix", missing="warn")[0]
+    some = random_filter(rng.choice(vectors, max(args.num_embedding, min(len(x), KMEANS))), rng)
+    flat = some.reshape(len(some), -1)
+    kmeans = kmeans2(flat, flat[: args.num_embedding], 20, minit="matrix")[0]
     axes = np.linalg.eigh(np.atleast_2d(np.cov(flat.T)))[1]  # the last ones have the largest variances
     axes = axes[:, : -args.embedding_dim - 1 : -1]
     encoder.layers[-1].set_weights([axes, np.zeros(args.embedding_dim)])
@@ -194,8 +177,8 @@ def train(network, x, held, args, rng):
     progress = plumbing.Progress(epochs)
     with plumbing.CtrlC(model) as ctrl_c:
         for before, epoch in itertools.pairwise(rounds):
-            vectors = random_vectors((epoch - before) * epoch_steps * BATCH)
-            loss = model.fit(vectors, vectors, BATCH, shuffle=False, verbose=0).history["loss"][0]
+            chosen = random_filter(rng.choice(vectors, (epoch - before) * epoch_steps * BATCH), rng)
+            loss = model.fit(chosen, chosen, BATCH, shuffle=False, verbose=0).history["loss"][0]
             held_sd = np.mean((held - decode(network, encode(network, held))[: len(held)]) ** 2)
             progress.show(epoch, f"loss {loss:.4f}, held-out SD {held_sd:.2f} dB²")
             if ctrl_c.pressed:
@@ -203,33 +186,29 @@ def train(network, x, held, args, rng):
     return kmeans
 
 
-# ---------------------------------------------------------------- sender and receiver
-
-
 def encode(network, x):
     """Indices int32 [v][1] that stand for frames x [n][K]; the last frame is repeated where dec does not divide n."""
     encoder, quantizer, dec = network.get_layer("encoder"), network.get_layer("quantizer"), network.input_shape[1]
-    z_e = encoder(np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge").reshape(-1, dec, x.shape[1]))
-    parts = np.array_split(ops.convert_to_numpy(z_e), -(-len(z_e) * quantizer.M // 2**24))  # bounds the memory
+    x = np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge")
+    z_e = ops.convert_to_numpy(encoder(x.reshape(-1, dec, x.shape[1])))
+    parts = np.array_split(z_e, -(-len(z_e) * quantizer.codebook.shape[0] // 2**24))  # bounds the memory for distances
     return np.concatenate([ops.convert_to_numpy(quantizer.search(part)) for part in parts])[:, None]
 
 
 def decode(network, indices):
     """Frames [v · dec][K] that indices [v][1] stand for.  Decodes every codeword once: all files get the same bits."""
     quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
-    codewords = ops.convert_to_numpy(decoder(quantizer.decode(np.arange(quantizer.M))))  # [M][dec][K]
+    codewords = ops.convert_to_numpy(decoder(ops.convert_to_tensor(quantizer.codebook)))  # [M][dec][K]
     return codewords[indices[:, 0]].reshape(-1, codewords.shape[2])
 
 
 def main(args, data):
-    keras.utils.set_random_seed(args.seed)
     if args.nnin:
         network = plumbing.load_network(args.nnin)
-        shapes = {layer.name: tuple(layer.output.shape[1:]) for layer in network.layers}
+        shapes = {layer.name: layer.output.shape[1:] for layer in network.layers[1:]}
         frames, z = (args.dec, args.eband_K), (args.embedding_dim,)
-        fits = shapes == shapes | {network.layers[0].name: frames, "encoder": z, "quantizer": z, "decoder": frames}
-        if not fits or args.num_embedding != network.get_layer("quantizer").M:
-            raise FormatError(f"{args.nnin}: its layers are not those that its options tell")
+        if network.input_shape[1:] != frames or shapes != {"encoder": z, "quantizer": z, "decoder": frames}:
+            raise plumbing.FormatError(f"{args.nnin}: its layers are not those that its options tell")
         kmeans = plumbing.read_array(args.nnin, "kmeans", (args.num_embedding, args.dec * args.eband_K))
     else:
         network = build_network(data["train"].mean(axis=0), args)
@@ -266,9 +245,8 @@ def main(args, data):
     if not args.noplots:
         plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
         frames, titles = vq_pager.typical_frames(sd["network"], x.mean(axis=1))
-        vq_pager.page_vectors(
-            {"original": x, "decoded": x_hat["network"]}, frames, titles, f"{NAME}_frames", args.plot_dir
-        )
+        files = {"original": x, "decoded": x_hat["network"]}
+        vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
     if part == "held-out":  # the outputs are of all FEATURES
         x = np.concatenate([data["train"], data["held-out"]])
         indices = encode(network, x)
