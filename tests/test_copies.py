@@ -10,7 +10,6 @@ COPIES = [  # name, scripts that have it
     ("VectorQuantizer", "vq_vae_demo vq_vae_ratek"),
     ("VectorQuantizer", "vq_vae_demo_2stage vq_vae_ratek_conv1d"),
     ("load", "vq_vae_demo vq_vae_demo_2stage"),
-    ("shannon_bound", "vq_vae_demo vq_vae_demo_2stage"),
 ]
 
 

@@ -120,20 +120,29 @@ def test_saved_and_loaded(tmp_path):
 # ---------------------------------------------------------------- figures
 
 
-def test_shannon_bound():
-    assert script.shannon_bound(4, script.parse_args([])) == pytest.approx(1 / 16)
-    bound = script.shannon_bound(2, script.parse_args(["--test", "qpsk"]))  # 1 bit per dimension: all but the noise
-    assert bound == pytest.approx(script.NOISE_VARIANCE, rel=1e-4)
+def test_shannon_bound(capsys):
+    """1 / 16 for Gaussian vectors at 2 bits per dimension; all but the noise for qpsk at 1 bit per dimension."""
+    options = ("--epochs", "1", "--nb_samples", "1000", "--noplots")
+    assert train(capsys, *options)["Shannon bound"] == 0.0625
+    assert train(capsys, *options, "--test", "qpsk", "--num_embedding", "4")["Shannon bound"] == script.NOISE_VARIANCE
+
+
+def test_entropy_power_of_qpsk_by_integration():
+    """exp(2h)/(2πe), h the entropy of a value ±1 plus noise, is 4 times the variance of the noise."""
+    x, dx = np.linspace(-5, 5, 10001, retstep=True)
+    bells = np.exp(-((x - [[-1], [1]]) ** 2) / (2 * script.NOISE_VARIANCE))
+    density = bells.mean(axis=0) / np.sqrt(2 * np.pi * script.NOISE_VARIANCE)
+    entropy = -np.sum(density * np.log(density + 1e-300)) * dx
+    assert np.exp(2 * entropy) / (2 * np.pi * np.e) == pytest.approx(4 * script.NOISE_VARIANCE, rel=1e-4)
 
 
 def test_distortion_by_hand():
     """Codewords [0, 1] and [1, 2] for vectors [0, 0] and [1, 3]: (0 + 1 + 0 + 1) / 4."""
-    args = script.parse_args(["--num_embedding", "2"])
-    network = script.build_network(args)
+    network = script.build_network(script.parse_args(["--num_embedding", "2"]))
     network.get_layer("quantizer").codebook.assign([[0, 1], [1, 2]])
-    indices, distortion = script.quantise(network, np.float32([[0, 0], [1, 3]]))
-    assert distortion == 0.5
-    np.testing.assert_array_equal(indices, [0, 1])
+    seen = script.look(network, np.float32([[0, 0], [1, 3]]))
+    assert seen["distortion"] == 0.5
+    np.testing.assert_array_equal(seen["codebook"], [[0, 1], [1, 2]])
 
 
 def test_qpsk_finds_the_constellation(run, tmp_path):
