@@ -192,8 +192,8 @@ def read_array(filename, name, shape):
     """The array of this name and shape, float32, that a network was saved with."""
     values = np.empty(0)
     with contextlib.suppress(Exception), np.errstate(over="ignore"):
-        values = np.load(filename)[name]  # NumPy reads any zip archive as if it were an .npz file
-        values = values.astype(np.float32, casting="same_kind")
+        archive = np.load(filename)  # NumPy reads any zip archive as if it were an .npz file
+        values = archive[name].astype(np.float32, casting="same_kind")
     if values.shape != tuple(shape) or not (np.abs(values) < MAX_WEIGHT).all():
         raise FormatError(f"{filename}: no array {name} of {tuple(shape)} usual numbers in this network")
     return values

@@ -215,7 +215,6 @@ SEED = "seed=-1 seed=x seed=4294967296"
 BANDS = "eband_K=0 eband_K=-14 eband_K=x eband_start=-1 eband_start=13 gain=0 gain=-10 gain=nan gain=inf gain=x"
 BANDS += " eband_K=1 eband_K=161 eband_K=99999999999 gain=1e-45"
 FS = "Fs=0 Fs=-8000 Fs=nan Fs=inf Fs=1e308 Fs=1e-308 frame=-1 frame=x nnout=out"
-DECAY = "decay=1 decay=-1 decay=nan"
 QUANTISER_OPTIONS = "eband_K=0 num_embedding=0 num_embedding=1 embedding_dim=0 dec=0 nnout=out indexin={bands}"
 USAGE = {
     "codec2_model": ("{model}", "nb_samples=0 nb_samples=x nb_samples=1e3 frame=-1 frame=x"),
@@ -231,7 +230,7 @@ USAGE = {
     "vq_vae_demo": ("", f"{EPOCHS} {SEED} test=qam num_embedding=1 embedding_dim=0 start=x"),
     "vq_vae_demo_2stage": (
         "",
-        f"{EPOCHS} {SEED} {DECAY} test=qam num_embedding=0 mbest=0 nb_samples=31",
+        f"{EPOCHS} {SEED} test=qam num_embedding=0 mbest=0 nb_samples=31",
     ),
     "vq_vae_ratek": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} num_embedding=65537"),
     "vq_vae_ratek_conv1d": (
