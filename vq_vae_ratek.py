@@ -157,8 +157,7 @@ def train(network, x, held, args, rng):
     vectors = x[first_frames[:, None] + np.arange(args.dec)]  # [v][dec][K]
     epoch_steps = -(-len(vectors) // BATCH)
     epochs = args.epochs or -(-STEPS // epoch_steps)
-    print(f"epochs: {epochs}")
-    print(f"steps: {epochs * epoch_steps}")
+    print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
 
     # start as PCA and k-means: the encoder projects on the principal axes, the quantiser has the codewords
     some = random_filter(rng.choice(vectors, max(args.num_embedding, min(len(x), KMEANS))), rng)

@@ -122,12 +122,15 @@ def test_chain_table(tmp_path, monkeypatch):
         if name in ("K14_1100", "K20_1100", "K20_550"):
             (tmp_path / f"{name}.npy").touch()
             codec2_model.write_rate_K(x[int(name[1:3])] + 1, tmp_path / f"{name}.f32")
+            if name == "K14_1100":
+                codec2_model.write_rate_K(x[14] + 2, tmp_path / "K14_1100_harmonics.f32")
             figures = f"bits: 44 per vector\nbit rate: {name[4:]} bit/s\nfile classical VQ SD: {name[1:3]}.5 dB²"
             printed.append(f"heading\nvq.py --nnin networks/vq_{name}.keras\n{figures}")
     (tmp_path / "figures.txt").write_text("\n\n".join(printed) + "\n\n")
     table = results.chain_table(tmp_path, np.zeros(100), x, {"K14_1100": 11.0}).splitlines()
     assert len(table) == 2 + len(results.VERSIONS) + 3
     assert "| 1100 | `vq_K14_1100.keras` | `bands_Wo.keras` | 1.00 | 11.00 | 3.00 | 0.50 |" in table
+    assert "| 1100 | the same, `--harmonics` | `bands_Wo.keras` | 4.00 | – | 3.00 | 0.50 |" in table
     assert "| 550 | `vq_K20_550.keras` | `newamp1.keras` | 1.00 | – | 3.00 | 0.50 |" in table
     assert "| 1100 | classical VQ, K = 14, every 40 ms | – | 14.50 | – | – | – |" in table
     assert "| 550 | classical VQ, K = 20, every 80 ms | – | 20.50 | – | – | – |" in table

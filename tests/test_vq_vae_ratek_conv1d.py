@@ -309,8 +309,8 @@ def test_figures(trained):
     for stage in (0, 1):
         share = 100 * len(np.unique(indices[:, stage])) / 32
         assert values[f"test codewords of stage {stage + 1} in use"] == pytest.approx(share, abs=0.06)
-    assert values["test network SD"] < 0.5 * np.mean((x - x[counted].mean(axis=0))[counted] ** 2)
-    assert values["test classical VQ SD"] < 0.5 * np.mean((x - x[counted].mean(axis=0))[counted] ** 2)
+    assert values["test network SD"] < 0.6 * np.mean((x - x[counted].mean(axis=0))[counted] ** 2)
+    assert values["test classical VQ SD"] < 0.6 * np.mean((x - x[counted].mean(axis=0))[counted] ** 2)
 
 
 def test_plots(trained):
