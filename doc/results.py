@@ -242,7 +242,7 @@ def plot_spectrograms(folder):
     fig, axes = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
         speech = demo.align(original, c2sim.read_speech(str(folder / f"{name}.wav")))[: 3 * FS]
-        ax.specgram(np.float64(speech), 256, FS, noverlap=176, cmap="magma", vmin=-30, vmax=40)
+        ax.specgram(np.float64(speech), NFFT=256, Fs=FS, noverlap=176, cmap="magma", vmin=-30, vmax=40)
         ax.set(ylabel="Frequency (Hz)", title=title)
     axes[-1].set_xlabel("Time (s)")
     fig.savefig(PICTURES / "spectrogram.png", dpi=80)
