@@ -586,7 +586,8 @@ def main(args, data):
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
     pair = data.pop("pair", None)
     if pair:
-        pair["decoder"] = plumbing.load_network(args.harmonics[1])
+        decoder = plumbing.load_network(args.harmonics[1])
+        pair["decoder"] = keras.Model(decoder.inputs, decoder.outputs[0])  # which takes a list, also of one input
     if args.indexin:
         return receive(network, *data["indices"], args)
 

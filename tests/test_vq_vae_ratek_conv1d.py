@@ -182,7 +182,7 @@ def test_harmonic_error():
     """The mean over the harmonics that there are; 0 for a frame without any."""
     x = speech_like(20)
     pair = harmonics_of(x)
-    error = pair["target"] - np.array(pair["decoder"](x))
+    error = pair["target"] - np.array(pair["decoder"]([x]))
     expected = [np.nanmean(error[f] ** 2) if f != 7 else 0 for f in range(20)]
     np.testing.assert_allclose(script.harmonic_error(x, pair), expected, rtol=1e-4)
 
