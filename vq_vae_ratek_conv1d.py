@@ -90,7 +90,7 @@ def parse_args(argv=None):
     add("--cutoffs", type=float, default=0.3, metavar="P", help="share of the training speech made narrow band")
     add("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
     add("--mbest", **number, default=32, help="candidates of the search: partial sums kept from stage to stage")
-    add("--sweeps", type=plumbing.natural, default=2, metavar="N", help="0: no analysis by synthesis")
+    add("--sweeps", type=plumbing.natural, default=3, metavar="N", help="0: no analysis by synthesis")
     add(
         "--harmonics",
         nargs=2,
