@@ -207,7 +207,7 @@ def show_film(history, held, kmeans, bound, args):
         ):
             ax.hist2d(*(x @ plane).T, 80, range=[shown, shown], cmap="inferno")
             ax.plot(*(codewords @ plane).T, "ow", markersize=4, markeredgecolor="black", markeredgewidth=0.5)
-            ax.set_title(title)
+            ax.set(title=title, xlabel="Dimension 1", ylabel="Dimension 2")
         cells = cKDTree(points).query(grid)[1].reshape(GRID, GRID)
         border = np.abs(np.gradient(cells)).sum(axis=0) > 0
         sums.imshow(border, "gray", alpha=0.4 * border, origin="lower", extent=(*limits, *limits), zorder=1)

@@ -91,12 +91,7 @@ def parse_args(argv=None):
     add("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
     add("--mbest", **number, default=32, help="candidates of the search: partial sums kept from stage to stage")
     add("--sweeps", type=plumbing.natural, default=3, metavar="N", help="0: no analysis by synthesis")
-    add(
-        "--harmonics",
-        nargs=2,
-        metavar=("MODEL", "DECODER"),
-        help="search for the harmonics of MODEL that DECODER makes",
-    )
+    add("--harmonics", nargs=2, metavar=("MODEL", "NET"), help="search for the harmonics that this decoder makes")
     add("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
     add("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
     add("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32, STEM_2.f32 …")
@@ -108,8 +103,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if bool(args.indexin) == bool(args.features) or (args.indexin and not (args.nnin and args.testout)):
         parser.error("give FEATURES, or --indexin with --nnin and --testout")
-    if args.harmonics and (args.test or args.indexin or not args.nnin):
-        parser.error("--harmonics goes with FEATURES and --nnin")
+    if args.harmonics and (args.test or args.nb_samples or args.indexin or not args.nnin):
+        parser.error("--harmonics goes with --nnin and all of FEATURES")
     if not args.nnout.endswith(".keras"):
         parser.error("--nnout must end in .keras")
     args.embedding_dim = args.embedding_dim or DIM_PER_FRAME * args.dec
@@ -121,9 +116,8 @@ def parse_args(argv=None):
 
 def load(args):
     """{"train", "held-out"} or {"file"}, and {"test"}: rate K vectors [n][K] in dB; or {"indices": [v][stages]}.
-    With --harmonics, {"pair"} of vectors and harmonics.
 
-    With --nnin, args get the options of that network.
+    With --nnin, args get the options of that network; with --harmonics, "pair" is what codec2_model.load_pair() gives.
     """
     if args.nnin:
         options = plumbing.read_options(args.nnin, OPTIONS)
@@ -407,20 +401,18 @@ def code(network, x, sweeps, args, pair=None):
     encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
     padded = np.maximum(np.pad(x, ((0, -len(x) % args.dec), (0, 0)), "edge"), FLOOR_DB)
     z_e = ops.convert_to_numpy(encoder(padded[None])[0])
-    near = refine(z_e, network, pair) if pair else z_e
-    indices = search(quantizer, near, args.mbest, args.mbest if sweeps else 1)
-    z, (_, reach), counted = (
-        ops.convert_to_numpy(quantizer.decode(indices)),
-        reaches(network, args),
-        is_counted(x, args),
-    )
+    if not sweeps:
+        indices = search(quantizer, z_e, args.mbest, 1)[:, 0]
+        return z_e, indices, decode(network, ops.convert_to_numpy(quantizer.decode(indices)))[: len(x)]
 
     def error(z):
         x_hat = decode(network, z)[: len(x)]
         return harmonic_error(x_hat, pair) if pair else np.mean((x - x_hat) ** 2, axis=1) * counted
 
+    counted, (_, reach) = is_counted(x, args), reaches(network, args)
+    indices = search(quantizer, refine(z_e, network, pair) if pair else z_e, args.mbest, args.mbest)
+    z, numbers = ops.convert_to_numpy(quantizer.decode(indices)), np.arange(len(z_e))
     chosen = choose(z, error, reach, sweeps, args.dec)
-    numbers = np.arange(len(z))
     return z_e, indices[numbers, chosen], decode(network, z[numbers, chosen])[: len(x)]
 
 
@@ -563,6 +555,16 @@ def load_trained(filename, args):
     raise FormatError(f"{filename}: its layers are not those that its options tell")
 
 
+def load_decoder(filename, pair):
+    """The network in a file that makes spectra of vectors, or of vectors and Wo.  FormatError if it does not fit."""
+    decoder = plumbing.load_network(filename)
+    shapes = [tuple(x.shape[1:]) for x in (*decoder.inputs, decoder.outputs[0])]
+    vector, spectrum = pair["vectors"].shape[1:], pair["target"].shape[1:]
+    if shapes not in ([vector, spectrum], [vector, (1,), spectrum]):
+        raise FormatError(f"{filename}: its layers are not those that its options tell")
+    return keras.Model(decoder.inputs, decoder.outputs[0])  # takes a list, also of one input
+
+
 def receive(network, indices, nb_frames, args):
     """The receiver: write the frames that these indices [v][stages] stand for."""
     z = ops.convert_to_numpy(network.get_layer("quantizer").decode(indices))
@@ -586,8 +588,7 @@ def main(args, data):
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
     pair = data.pop("pair", None)
     if pair:
-        decoder = plumbing.load_network(args.harmonics[1])
-        pair["decoder"] = keras.Model(decoder.inputs, decoder.outputs[0])  # which takes a list, also of one input
+        pair["decoder"] = load_decoder(args.harmonics[1], pair)
     if args.indexin:
         return receive(network, *data["indices"], args)
 

@@ -62,3 +62,24 @@ def test_indices_stay(features):
     z = sum(book[index] for book, index in zip(books, indices.T, strict=True))
     np.testing.assert_allclose(vq_vae_ratek_conv1d.decode(network, z)[:100], x_hat, atol=1e-3)
     assert np.abs(x_hat).max() < codec2_model.DB_RANGE[1]
+
+
+@pytest.mark.parametrize(
+    ("K", "quantiser", "decoder"), [(14, "vq_K14_1100", "bands_Wo"), (20, "vq_K20_550", "newamp1")]
+)
+def test_search_for_harmonics(K, quantiser, decoder, features, tmp_path, capsys):
+    """The command line: indices chosen for the harmonics give an SD of these that is a twentieth lower or more."""
+    vectors, model = tmp_path / "x.f32", tmp_path / "x.model"
+    codec2_model.write_rate_K(codec2_model.read_rate_K(features[K][0], K)[:500], vectors)
+    codec2_model.write(*codec2_model.read(features[K][1], 500), model)
+    folder, sd = ROOT / "networks", []
+    for harmonics in ((), ("--harmonics", model, folder / f"{decoder}.keras")):
+        command = (vectors, "--nnin", folder / f"{quantiser}.keras", "--testout", tmp_path / "y.f32", *harmonics)
+        for script, words in (
+            (vq_vae_ratek_conv1d, (*command, "--sweeps", 1)),
+            (eband_out, (folder / f"{decoder}.keras", tmp_path / "y.f32", model)),
+        ):
+            args = script.parse_args([*map(str, words), "--noplots"])
+            script.main(args, script.load(args))
+        sd.append(figures(capsys.readouterr().out)["last"])
+    assert sd[1] < 0.95 * sd[0]

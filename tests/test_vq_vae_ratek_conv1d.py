@@ -175,7 +175,7 @@ def harmonics_of(x):
     target = np.random.default_rng(6).normal(0, 10, (len(x), 8)).astype(np.float16)
     target[::2, 3] = np.nan
     target[7] = np.nan  # silence
-    return {"target": target, "Wo": np.full(len(x), 0.1, np.float32), "decoder": decoder}
+    return {"vectors": x, "target": target, "Wo": np.full(len(x), 0.1, np.float32), "decoder": decoder}
 
 
 def test_harmonic_error():
@@ -185,6 +185,38 @@ def test_harmonic_error():
     error = pair["target"] - np.array(pair["decoder"]([x]))
     expected = [np.nanmean(error[f] ** 2) if f != 7 else 0 for f in range(20)]
     np.testing.assert_allclose(script.harmonic_error(x, pair), expected, rtol=1e-4)
+
+
+def test_sparse_loss_by_hand():
+    """Frames with errors 2 and 1, and 3, and none at all: (2.5 + 9 + 0) / 3."""
+    nan = np.nan
+    target = np.float32([[[3, nan, 5], [nan, 0, nan], [nan, nan, nan]]])
+    estimate = np.float32([[[1, 7, 4], [9, 3, 9], [1, 2, 3]]])
+    assert float(script.sparse_loss(target, estimate)) == pytest.approx(11.5 / 3)
+
+
+def test_refined_vectors_make_better_harmonics():
+    """Before they are quantised; the network and the decoder stay as they are."""
+    network, args = small_network()
+    x = speech_like(201)
+    pair = harmonics_of(x)
+    before = [np.array(w) for w in (*network.get_weights(), *pair["decoder"].get_weights())]
+    z_e = script.code(network, x, 0, args)[0]
+    z = script.refine(z_e, network, pair)
+    sd = [script.harmonic_error(script.decode(network, vectors)[:201], pair).mean() for vectors in (z_e, z)]
+    assert sd[1] < 0.98 * sd[0]
+    for weights, now in zip(before, (*network.get_weights(), *pair["decoder"].get_weights()), strict=True):
+        np.testing.assert_array_equal(weights, now)
+
+
+def test_decoder_that_does_not_fit(tmp_path):
+    """Its options may tell what they like: vectors of 20 values, or spectra of 9 bins, are not those of the pair."""
+    pair = harmonics_of(speech_like(20))
+    for sizes in ((20, 8), (14, 9)):
+        network = keras.Sequential([keras.Input(sizes[:1]), keras.layers.Dense(sizes[1])])
+        plumbing.save_network(network, {}, tmp_path / "n.keras")
+        with pytest.raises(plumbing.FormatError, match=r"n\.keras.*options"):
+            script.load_decoder(tmp_path / "n.keras", pair)
 
 
 def test_search_for_harmonics():
