@@ -52,17 +52,18 @@ def all_commands():
 
 
 def run_here(command):
-    """Run `./script.py options` in this process, which has Keras already; one epoch, and few candidates of a search."""
+    """Run `./script.py options` in this process, which has Keras already; one epoch, and a short search."""
     name, *argv = shlex.split(command, comments=True)
     specification = importlib.util.spec_from_file_location(name[2:-3], name)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
     script.PICTURES = 2  # of a film
     script.renumber = lambda codebook, use: np.arange(len(codebook))  # of vq_ber.py: a minute, with tests of its own
-    known = run_in(".", name[2:], "--help").stdout
+    with open(name) as file:
+        known = file.read()
     argv += ["--plot_dir", "pictures"] if "--plot_dir" in known and "--noplots" not in argv else []
     argv += ["--epochs", "1"] if "--epochs" in known and "--nnin" not in argv else []
-    argv += ["--mbest", "4"] if "--mbest" in known else []
+    argv += ["--mbest", "4", "--sweeps", "1"] if "--sweeps" in known else []
     args = script.parse_args(argv)
     script.main(*([args, script.load(args)] if hasattr(script, "load") else [args]))
 
