@@ -192,22 +192,6 @@ def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
     return {"vectors": vectors, "Wo": Wo, "L": L, "target": target}
 
 
-def split(files, nb_samples=None):
-    """{"train", "held-out"}, parts of the first nb_samples frames of files[0], and {"test"}, files[1] if there is one.
-
-    Files are what load_pair() gives; a part also has "number" [n], that of each frame in its file.
-    """
-    for values in files:
-        values["number"] = np.arange(len(values["Wo"]))
-    n = len(files[0]["number"][:nb_samples])
-    nb_train = n - n // 10  # the rest is cut off before anything is shuffled or overlaps
-    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
-    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
-    if len(files) > 1:
-        data["test"] = files[1]
-    return data
-
-
 def used_frames(target, least, what):
     """Numbers [u] of the frames that have a target; FormatError, which begins with `what`, for fewer than `least`."""
     used = np.flatnonzero(~np.isnan(target).all(axis=1))
@@ -268,24 +252,6 @@ def rate_K_to_L(vectors, Wo, L):
     """A [n][161] from rate K vectors [n][20]: the conventional decoder."""
     A_dB = rate_K_at(vectors, HARMONICS * np.asarray(Wo, np.float64)[:, None] * (FS_HZ / 6.283185307))
     return np.where(harmonic_mask(L), 10 ** (np.minimum(A_dB, 119) / 20), 0).astype(np.float32)
-
-
-def fit_interpolation(bands, model, K, width, Fs=FS_HZ):
-    """Spectra by straight lines between bands: bands @ lines [K][width] + offset [width], in dB.
-
-    The offset is the mean error of the lines over all harmonics of a model file's first frames, whose bands [n][K] are
-    given; of K bands in the features' file, the first ones may be missing.
-    """
-    hz = BAND_HZ if len(BAND_HZ) == K else np.linspace(0, Fs / 2, K)  # a guess
-    bins_hz = np.arange(width) * Fs / 2 / width
-    lines = np.float32([np.interp(bins_hz, hz[-bands.shape[1] :], e) for e in np.eye(bands.shape[1])])
-    total, count = np.zeros((2, width))
-    for part, records in read_blocks(model, len(bands)):
-        target = to_bins(records["Wo"], records["L"], records["A"], width, Fs / 2, Fs)
-        error = target - bands[part] @ lines
-        total += np.nansum(error, axis=0)
-        count += np.sum(~np.isnan(error), axis=0)
-    return lines, np.float32(total / np.maximum(count, 1))
 
 
 def sd_and_variance(target, estimate):

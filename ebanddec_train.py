@@ -65,15 +65,21 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: parts as of codec2_model.split(); "sent", the frames of vectors
-    that a decoder gets but for the last one; "used" [u], the frames before the last one that have a target."""
+    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "number" [n], that of each frame in its
+    file; "sent", the frames of vectors that a decoder gets but for the last one; "used" [u], the frames before the last
+    one that have a target."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
     for features, model in zip(names[::2], names[1::2], strict=True):
         bands = codec2_model.read_rate_K(features, args.eband_K, args.gain)[:, args.eband_start :]
         files.append(codec2_model.load_pair(features, model, bands, WIDTH, F_CUTOFF_HZ, args.Fs))
-    data = codec2_model.split(files, args.nb_samples)
+        files[-1]["number"] = np.arange(len(bands))
+    n = len(files[0]["number"][: args.nb_samples])
+    nb_train = n - n // 10  # the rest is cut off before anything is shuffled
+    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
+    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
+    data |= {"test": files[1]} if args.test else {}
     for name, part in data.items():
         part["sent"] = np.arange(0, len(part["target"]) - args.dec, args.dec)
         target = part["target"][: len(part["sent"]) * args.dec]
@@ -83,6 +89,21 @@ def load(args):
     if (args.frame or 0) > last:
         raise plumbing.FormatError(f"{names[-1]}: no --frame {args.frame}, the last one with a figure is {last}")
     return data
+
+
+def fit_baseline(bands, args):
+    """Lines [K][WIDTH] that interpolate between bands, and offset [WIDTH], the mean error of such an interpolation: of
+    all harmonics of the training frames `bands` [n][K], also those above the cutoff."""
+    hz = codec2_model.BAND_HZ if args.eband_K == 14 else np.linspace(0, args.Fs / 2, args.eband_K)  # a guess
+    bins_hz = np.arange(WIDTH) * args.Fs / 2 / WIDTH
+    lines = np.float32([np.interp(bins_hz, hz[args.eband_start :], e) for e in np.eye(bands.shape[1])])
+    total, count = np.zeros((2, WIDTH))
+    for block, records in codec2_model.read_blocks(args.model, len(bands)):
+        target = codec2_model.to_bins(records["Wo"], records["L"], records["A"], WIDTH, args.Fs / 2, args.Fs)
+        error = target - bands[block] @ lines
+        total += np.nansum(error, axis=0)
+        count += np.sum(~np.isnan(error), axis=0)
+    return lines, np.float32(total / np.maximum(count, 1))
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads
@@ -207,7 +228,7 @@ def plot(losses, sd, part, models, args):
 
 def main(args, data):
     keras.utils.set_random_seed(args.seed)
-    lines, offset = codec2_model.fit_interpolation(data["train"]["vectors"], args.model, args.eband_K, WIDTH, args.Fs)
+    lines, offset = fit_baseline(data["train"]["vectors"], args)
     network = build_network(args.dec, lines, offset)
     print(f"weights: {network.count_params()}")
     losses = train(network, data, lines, args)

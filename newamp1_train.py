@@ -63,19 +63,24 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: parts as of codec2_model.split(); "quantised" [n][160], the
-    amplitudes of an mlfeat file; "used" [u], the frames of the part that count."""
+    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "quantised" [n][160], amplitudes of an
+    mlfeat file; "number" [n], that of each frame in its file; "used" [u], the frames of the part that count."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
     for features, model in zip(names[::2], names[1::2], strict=True):
-        n = codec2_model.count_items(model, codec2_model.RECORD.itemsize, "1300 byte model records")
+        n = codec2_model.count_items(model)
         vectors, quantised = codec2_model.read_newamp1(features, n)
         files.append(codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ, args.Fs))
+        files[-1]["number"] = np.arange(n)
         files[-1]["target"][~(np.float64(vectors.mean(axis=1)) > args.lower)] = np.nan
         if quantised is not None:
             files[-1]["quantised"] = quantised
-    data = codec2_model.split(files, args.nb_samples)
+    n = len(files[0]["number"][: args.nb_samples])
+    nb_train = n - n // 10  # the rest is cut off before anything is shuffled
+    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
+    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
+    data |= {"test": files[1]} if args.test else {}
     for name, part in data.items():
         what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
         part["used"] = codec2_model.used_frames(part["target"], MIN_FRAMES if name == "train" else 1, what)

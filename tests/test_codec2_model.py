@@ -323,17 +323,6 @@ def test_load_pair(tmp_path):
             codec2_model.load_pair("x.f32", tmp_path / "x.model", np.zeros((count, 14)), 128, 4000)
 
 
-def test_split():
-    """Of the first 25 frames, 23 are for training; the second file is the test part, as it is."""
-    train, test = ({"Wo": np.arange(n), "target": np.arange(n)[:, None] + [0, 100]} for n in (30, 7))
-    data = codec2_model.split([train, test], 25)
-    for name, frames in (("train", np.arange(23)), ("held-out", [23, 24]), ("test", np.arange(7))):
-        for values in (data[name]["Wo"], data[name]["number"], data[name]["target"][:, 1] - 100):
-            np.testing.assert_array_equal(values, frames)
-    assert list(data) == ["train", "held-out", "test"]
-    assert [len(part["Wo"]) for part in codec2_model.split([train]).values()] == [27, 3]
-
-
 def test_used_frames():
     target = np.float16([[np.nan, 1], [np.nan, np.nan], [0, 0], [np.nan, np.nan]])
     np.testing.assert_array_equal(codec2_model.used_frames(target, 2, "x.model"), [0, 2])
@@ -455,24 +444,6 @@ def test_rate_K_to_L_goes_through_the_vector():
     nodes, x = np.array([[0, 1, 2, 4], [1, 2, 4, 7]]), np.array([[1, 3.5], [2.5, 7]])
     values = codec2_model.parabola(x, nodes, 3 + 2 * nodes - nodes**2, np.array([[0, 1], [1, 0]]))
     np.testing.assert_allclose(values, 3 + 2 * x - x**2)  # through any three points of it
-
-
-def test_interpolation_finds_the_constant_of_every_bin(tmp_path):
-    """Amplitudes made from lines between the bands and a constant by bin: the baseline gets them exactly."""
-    rng = np.random.default_rng(0)
-    n = 50
-    bands = rng.normal(40, 10, (n, 14)).astype(np.float32)
-    Wo, L, phi = np.full(n, np.pi / 20, np.float32), np.full(n, 19, np.int32), np.zeros((n, 161), np.float32)
-    bins = codec2_model.harmonic_bins(Wo[:1], 128)[0]
-    constant = rng.normal(0, 3, 161)
-    A_dB = np.stack([np.interp(bins * 4000 / 128, codec2_model.BAND_HZ, frame) for frame in bands]) + constant
-    codec2_model.write(Wo, L, 10 ** (A_dB / 20), phi, L, tmp_path / "x.model")
-    lines, offset = codec2_model.fit_interpolation(bands, tmp_path / "x.model", 14, 128)
-    np.testing.assert_allclose(offset[bins[1:20]], constant[1:20], atol=0.02)  # float16 targets
-    np.testing.assert_allclose((bands @ lines)[:, bins[1:20]], (A_dB - constant)[:, 1:20], atol=1e-3)
-    without_two, _ = codec2_model.fit_interpolation(bands[:, 2:], tmp_path / "x.model", 14, 128)
-    np.testing.assert_array_equal(without_two[1:], lines[3:])  # above the first of the bands that are left
-    np.testing.assert_array_equal(without_two[0, :13], 1)  # it goes on below: bins up to 400 Hz
 
 
 # ---------------------------------------------------------------- metric

@@ -60,10 +60,31 @@ def test_gradient_only_where_there_is_a_target():
     np.testing.assert_allclose(layer.get_weights()[0], [[3, 0, 5]])
 
 
+def test_interpolation_finds_the_constant_of_every_bin(tmp_path):
+    """Amplitudes made from lines between the bands and a constant by bin: the baseline gets them exactly."""
+    rng = np.random.default_rng(0)
+    n = 50
+    bands = rng.normal(40, 10, (n, 14)).astype(np.float32)
+    Wo, L, phi = np.full(n, np.pi / 20, np.float32), np.full(n, 19, np.int32), np.zeros((n, 161), np.float32)
+    bins = codec2_model.harmonic_bins(Wo[:1], 128)[0]
+    constant = rng.normal(0, 3, 161)
+    A_dB = np.stack([np.interp(bins * 4000 / 128, codec2_model.BAND_HZ, frame) for frame in bands]) + constant
+    codec2_model.write(Wo, L, 10 ** (A_dB / 20), phi, L, tmp_path / "x.model")
+    names = ("x.f32", str(tmp_path / "x.model"))
+    args = eband_train.parse_args(names)
+    lines, offset = eband_train.fit_baseline(bands, args)
+    np.testing.assert_allclose(offset[bins[1:20]], constant[1:20], atol=0.02)  # float16 targets
+    np.testing.assert_allclose((bands @ lines)[:, bins[1:20]], (A_dB - constant)[:, 1:20], atol=1e-3)
+    without_two, _ = eband_train.fit_baseline(bands[:, 2:], eband_train.parse_args([*names, "--eband_start", "2"]))
+    np.testing.assert_array_equal(without_two[1:], lines[3:])  # above the first of the bands that are left
+    np.testing.assert_array_equal(without_two[0, :13], 1)  # it goes on below: bins up to 400 Hz
+
+
 def test_random_filter_changes_bands_as_it_changes_amplitudes(sample):
     """A harmonic in every bin: bands worked out from the filtered amplitudes are what the filter makes of them."""
     rng = np.random.default_rng(0)
-    lines, _ = codec2_model.fit_interpolation(np.zeros((1, 14), np.float32), sample[1], 14, 128)
+    args = eband_train.parse_args(list(map(str, sample)))
+    lines, _ = eband_train.fit_baseline(np.zeros((1, 14), np.float32), args)
     target = rng.normal(40, 8, (500, 128)).astype(np.float32)
     bands = 10 * np.log10(10 ** (target / 10) @ lines.T).astype(np.float32)
     filtered, filtered_target = eband_train.random_filter(bands, target, lines, rng)
