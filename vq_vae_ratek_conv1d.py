@@ -16,8 +16,8 @@ rate: multi-stage k-means VQ of every --dec-th frame, linear interpolation betwe
 
 Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the figures.
 
-Expected: 22 minutes of speech, K = 14, 1100 bit/s, 12,000 steps, 4 to 5 minutes on two cores; SD on 61 s of other
-speakers and recordings, seeds 1 and 2: 3.49, 3.44 dB², classical VQ 6.5, 6.6.  Four stages every 40 ms, 3.4 hours of
+Expected: 22 minutes of speech, K = 14, 1100 bit/s, 12,000 steps, 5 minutes on two cores; SD on 61 s of other
+speakers and recordings, seeds 1 to 3: 3.47, 3.41, 3.43 dB², classical VQ 6.5.  Four stages every 40 ms, 3.4 hours of
 speech, 29,000 steps: 2.44 dB² at the same bit rate, for 160 instead of 120 ms of delay (networks/README.md).
 
 Units: features in dB, float32 [frames][K]; errors in dB².
