@@ -200,6 +200,11 @@ def used_frames(target, least, what):
     return used
 
 
+def is_counted(x, lower):
+    """True [n] for the frames x [n][K] whose mean level in dB is above `lower`."""
+    return np.float64(x.mean(axis=1)) > lower
+
+
 def harmonic_mask(L):
     """True where column m of [n][161] is a harmonic of its frame: m = 1…L[n]."""
     return (HARMONICS >= 1) & (np.asarray(L)[:, None] >= HARMONICS)

@@ -60,7 +60,8 @@ if __name__ == "__main__":  # report bad options and files before Keras loads
     ARGS = parse_args()
     DATA = load(ARGS)
 
-import vq_vae_ratek_conv1d as coder  # imports Keras
+import vq_search  # imports Keras
+import vq_vae_ratek_conv1d as coder
 
 from keras import ops
 
@@ -125,7 +126,7 @@ def sd_after(network, indices, x, counted, ber, seed):
     rng, quantizer, sd = np.random.default_rng(seed), network.get_layer("quantizer"), []
     for _ in range(REPEATS):
         received = flip_bits(indices, quantizer.M, ber, rng)
-        x_hat = coder.decode(network, ops.convert_to_numpy(quantizer.decode(received)))[: len(x)]
+        x_hat = vq_search.decode(network, ops.convert_to_numpy(quantizer.decode(received)))[: len(x)]
         sd.append(np.mean((x - x_hat)[counted] ** 2))
     return np.mean(sd)
 
@@ -134,9 +135,9 @@ def main(args, data):
     x, options = data["x"], data["options"]
     coder_args = coder.parse_args([args.features, "--nnin", args.network])
     coder.load(coder_args)  # checks all options of the network and takes them over
-    network = coder.load_trained(args.network, coder_args)
-    counted = coder.is_counted(x, coder_args)
-    _, indices, x_hat = coder.code(network, x, coder_args.sweeps, coder_args)
+    network = vq_search.load_network(args.network, coder_args)
+    counted = codec2_model.is_counted(x, coder_args.lower)
+    _, indices, x_hat = vq_search.code(network, x, coder_args.sweeps, coder_args)
     print(f"frames counted: {np.count_nonzero(counted)} of {len(x)}")
     print(f"without bit errors SD: {np.mean((x - x_hat)[counted] ** 2):.2f} dB²")
     nb_stages = options["vq_stages"]

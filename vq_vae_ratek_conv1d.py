@@ -23,7 +23,6 @@ speech, 29,000 steps: 2.44 dB² at the same bit rate, for 160 instead of 120 ms 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
 
-import contextlib
 import itertools
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
@@ -48,8 +47,6 @@ HIDDEN = 128  # channels of the hidden conv1D layers; 256 gain nothing, what is 
 KERNEL = 7  # frames that a conv1D layer looks at; strided layers look at twice --dec and 3 more
 DIM_PER_FRAME = 8  # values that are quantised per frame
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
-REFINE_STEPS = 20  # of the gradient descent that --harmonics starts with
-REFINE_RATE = 0.02  # size of a step of it; values of z are about 1
 F_CUTOFF_HZ = 3600  # harmonics that --harmonics counts, as in the training of the decoder
 CHUNK = 32  # frames of a training sequence
 BATCH = 32  # chunks
@@ -66,7 +63,6 @@ FILTER_DB = 4  # and filtered by a smooth random response with this rms
 CUTOFF_SLOPE = 0.25  # dB/Hz at most
 CUTOFF_DB = 50  # attenuation at most
 NEWAMP1_RANGE_DB = 50  # of K = 20 vectors of one frame, filtered ones as well
-FLOOR_DB = -20  # lowest band energy: the rounding noise of 16 bit samples
 KMEANS = 60_000  # vectors that k-means sees
 SAMPLE = 64  # blocks of 256 frames that the evaluations during training look at
 TRAIN_SAMPLE = 1024  # such blocks that the figures of the training part are of, at most
@@ -138,7 +134,7 @@ def load(args):
         data["test"] = codec2_model.read_rate_K(args.test, args.eband_K)
     for part, frames in data.items():
         least = max(MIN_FRAMES, args.dec * args.num_embedding) if part == "train" else 1
-        found = np.count_nonzero(is_counted(frames, args))
+        found = np.count_nonzero(codec2_model.is_counted(frames, args.lower))
         if found < least:
             why = f"{found} {part} frames with a mean level above {args.lower:g} dB, expected {least} or more"
             raise FormatError(f"{args.test if part == 'test' else args.features}: {why}")
@@ -151,17 +147,14 @@ def load(args):
     return data
 
 
-def is_counted(x, args):
-    """True [n] for the frames x [n][K] whose mean level is above --lower."""
-    return np.float64(x.mean(axis=1)) > args.lower
-
-
 if __name__ == "__main__":  # report bad options and files before Keras loads
     plumbing.plain_errors()
     ARGS = parse_args()
     DATA = load(ARGS)
 
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    import vq_search
+
     import keras
 from keras import layers, ops
 from scipy.cluster.vq import kmeans2, vq
@@ -285,7 +278,7 @@ def random_filter(chunks, cutoffs, rng):
     low, high = rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < cutoffs)  # dB/Hz
     response -= np.minimum(low * np.maximum(hz - rng.uniform(2400, 4000, (n, 1)), 0), CUTOFF_DB)
     response -= np.minimum(high * np.maximum(rng.uniform(0, 500, (n, 1)) - hz, 0), CUTOFF_DB)
-    filtered = np.maximum(chunks + np.float32(response)[:, None], FLOOR_DB)
+    filtered = np.maximum(chunks + np.float32(response)[:, None], vq_search.FLOOR_DB)
     if K == codec2_model.NEWAMP1_K:  # whose analysis clips the harmonics as far below the largest one
         filtered = np.maximum(filtered, filtered.max(axis=2, keepdims=True) - NEWAMP1_RANGE_DB)
     return filtered
@@ -293,7 +286,7 @@ def random_filter(chunks, cutoffs, rng):
 
 def random_chunks(x, n, args, rng):
     """Filtered chunks [n][CHUNK][K] from anywhere in x [frames][K], and the weights [n][CHUNK] of their frames."""
-    counted = is_counted(x, args)
+    counted = codec2_model.is_counted(x, args.lower)
     speech = np.convolve(counted, np.ones(CHUNK), "valid")  # frames of it in the chunk that begins at each frame
     first = np.flatnonzero(speech >= min(CHUNK // 2, speech.max()))
     frames = rng.choice(first, n)[:, None] + np.arange(CHUNK)
@@ -331,8 +324,8 @@ def train(network, x, held, args, rng):
             seen = {"epoch": epoch, "codebooks": ops.convert_to_numpy(quantizer.codebooks)}
             for part, frames in (("held-out", held), ("train", x)):  # without analysis by synthesis, which takes longer
                 some = some_blocks(frames, SAMPLE)
-                seen["z_e"], seen["indices"], x_hat = code(network, some, 0, args)
-                seen[part] = np.mean((some - x_hat)[is_counted(some, args)] ** 2)
+                seen["z_e"], seen["indices"], x_hat = vq_search.code(network, some, 0, args)
+                seen[part] = np.mean((some - x_hat)[codec2_model.is_counted(some, args.lower)] ** 2)
             history.append(seen)
             progress.show(epoch, f"SD train {seen['train']:.2f}, held-out {seen['held-out']:.2f} dB²")
             if ctrl_c.pressed:
@@ -357,149 +350,7 @@ def kmeans_codebooks(x, iterations, args, rng):
     return np.float32(codebooks)
 
 
-# ---------------------------------------------------------------- sender and receiver
-
-
-def search(quantizer, x, m_best, candidates):
-    """Indices [n][candidates][stages] for vectors x [n][dim], in blocks to bound the memory for distances."""
-    block = max(1, 2**24 // (m_best * quantizer.M))
-    parts = [quantizer.search(x[start : start + block], m_best, candidates) for start in range(0, len(x), block)]
-    return np.concatenate([ops.convert_to_numpy(part) for part in parts])
-
-
-def choose(z, error, reach, sweeps, dec):
-    """Analysis by synthesis: the number [v] of the candidate that each vector takes of its candidates z [v][C][dim].
-
-    error(vectors [v][dim]) gives the squared error [n] of the frames decoded from them.  A vector changes the frames
-    from reach[0] to reach[1], counted from its own first frame.  Vectors that change different frames are tried at
-    once; each takes the candidate with the least error of the frames that it changes, all others held.
-    """
-    apart = -(-(reach[1] - reach[0] + 1) // dec)  # vectors
-    numbers, chosen = np.arange(len(z)), np.zeros(len(z), int)
-    for first in [*range(min(apart, len(z)))] * sweeps:
-        tried = numbers[first::apart]
-        start, errors = tried * dec + reach[0], []
-        for candidate in range(z.shape[1]):
-            chosen[tried] = candidate
-            sums = np.concatenate([[0], np.cumsum(error(z[numbers, chosen]), dtype=np.float64)])
-            start_sum, end_sum = (sums[np.clip(frame, 0, len(sums) - 1)] for frame in (start, start + apart * dec))
-            errors.append(end_sum - start_sum)
-        chosen[tried] = np.argmin(errors, axis=0)
-    return chosen
-
-
-def decode(network, z):
-    """Frames [v · dec][K] that the decoder makes of vectors z [v][dim]."""
-    return ops.convert_to_numpy(network.get_layer("decoder")(z[None])[0])
-
-
-def code(network, x, sweeps, args, pair=None):
-    """Encoder output z_e [v][dim], indices int32 [v][stages] and decoded frames [n][K] of frames x [n][K].
-
-    v = n / dec, rounded up by repeating the last frame.  With a `pair`, the search minimises the error of harmonics.
-    """
-    encoder, quantizer = network.get_layer("encoder"), network.get_layer("quantizer")
-    padded = np.maximum(np.pad(x, ((0, -len(x) % args.dec), (0, 0)), "edge"), FLOOR_DB)
-    z_e = ops.convert_to_numpy(encoder(padded[None])[0])
-    if not sweeps:
-        indices = search(quantizer, z_e, args.mbest, 1)[:, 0]
-        return z_e, indices, decode(network, ops.convert_to_numpy(quantizer.decode(indices)))[: len(x)]
-
-    def error(z):
-        x_hat = decode(network, z)[: len(x)]
-        return harmonic_error(x_hat, pair) if pair else np.mean((x - x_hat) ** 2, axis=1) * counted
-
-    counted, (_, reach) = is_counted(x, args), reaches(network, args)
-    indices = search(quantizer, refine(z_e, network, pair) if pair else z_e, args.mbest, args.mbest)
-    z, numbers = ops.convert_to_numpy(quantizer.decode(indices)), np.arange(len(z_e))
-    chosen = choose(z, error, reach, sweeps, args.dec)
-    return z_e, indices[numbers, chosen], decode(network, z[numbers, chosen])[: len(x)]
-
-
-def harmonic_error(x_hat, pair):
-    """Squared error [n], mean over the harmonics that the network pair["decoder"] makes of vectors x_hat [n][K]."""
-    errors = []
-    for block in codec2_model.blocks(len(x_hat)):
-        inputs = [x_hat[block], pair["Wo"][block, None]][: len(pair["decoder"].inputs)]
-        error = pair["target"][block] - pair["decoder"].predict_on_batch(inputs)
-        has_target = ~np.isnan(error)
-        count = np.maximum(np.count_nonzero(has_target, axis=1), 1)
-        errors.append(np.sum(error**2, axis=1, where=has_target) / count)
-    return np.concatenate(errors)
-
-
-def sparse_loss(target, estimate):
-    """Squared error, mean over the harmonics of a frame and then over frames; NaN is no target."""
-    has_target = ops.logical_not(ops.isnan(target))
-    error = ops.where(has_target, target - estimate, 0.0)
-    count = ops.sum(ops.cast(has_target, error.dtype), axis=-1)
-    return ops.mean(ops.sum(error**2, axis=-1) / ops.maximum(count, 1.0))
-
-
-def refine(z, network, pair):
-    """Vectors z [v][dim] moved by gradient descent to where they would make better harmonics, were they not quantised.
-
-    Candidates near the encoder's output only would leave half of what the search for harmonics gains.
-    """
-    n, numbers, Wo = len(pair["Wo"]), keras.Input((len(z),), dtype="int32"), keras.Input((len(pair["Wo"]), 1))
-    points = layers.Embedding(*z.shape)
-    frames = network.get_layer("decoder")(points(numbers))[:, :n]  # [1][n][K]
-    inputs = [ops.reshape(values, (n, -1)) for values in (frames, Wo)][: len(pair["decoder"].inputs)]
-    model = keras.Model([numbers, Wo], ops.expand_dims(pair["decoder"](inputs), 0))
-    points.set_weights([z])
-    network.trainable = pair["decoder"].trainable = False
-    model.compile(keras.optimizers.Adam(REFINE_RATE), sparse_loss)
-    target = np.float32(pair["target"])[None]
-    model.fit([np.arange(len(z))[None], pair["Wo"][None, :, None]], target, epochs=REFINE_STEPS, verbose=0)
-    return points.get_weights()[0]
-
-
-def reaches(network, args):
-    """First and last frame that a vector depends on, and that it changes when decoded, counted from its own first one.
-
-    Found with NaN, which goes wherever a value goes.
-    """
-    n, middle = 64 * args.dec, 32 * args.dec
-    frames = np.zeros((n, n, args.eband_K), np.float32)
-    frames[np.arange(n), np.arange(n)] = np.nan
-    vectors = np.zeros((64, args.embedding_dim), np.float32)
-    vectors[32] = np.nan
-    seen = np.isnan(ops.convert_to_numpy(network.get_layer("encoder")(frames))[:, 32, 0])
-    changed = np.isnan(decode(network, vectors)[:, 0])
-    return [np.flatnonzero(flags)[[0, -1]] - middle for flags in (seen, changed)]
-
-
-def code_classically(codebooks, x, sweeps, args):
-    """Frames [n][K]: every dec-th frame of x [n][K] quantised with codebooks [stages][M][K], linear interpolation."""
-    quantizer = VectorQuantizer(args.num_embedding, args.eband_K, args.vq_stages)
-    quantizer.codebooks.assign(codebooks)
-    n, counted = np.arange(len(x)), is_counted(x, args)
-    weight = (n % args.dec / np.float32(args.dec))[:, None]
-
-    def interpolate(z):
-        following = np.minimum(n // args.dec + 1, len(z) - 1)
-        return (1 - weight) * z[n // args.dec] + weight * z[following]
-
-    def error(z):
-        return np.mean((x - interpolate(z)) ** 2, axis=1) * counted
-
-    z = ops.convert_to_numpy(quantizer.decode(search(quantizer, x[:: args.dec], args.mbest, args.mbest)))
-    chosen = choose(z, error, (1 - args.dec, args.dec - 1), sweeps, args.dec)
-    return interpolate(z[np.arange(len(z)), chosen])
-
-
-# ---------------------------------------------------------------- figures and pictures
-
-
-def evaluate(part, x, decoded, args):
-    """Print SD and variance of frames x [n][K] against decoded {name: [n][K]}; returns SD {name: [counted]} in dB²."""
-    counted, sd = is_counted(x, args), {}
-    for name, x_hat in decoded.items():
-        sd[name], variance = codec2_model.sd_and_variance(x[counted], x_hat[counted])
-        print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
-        print(f"{part} {name} variance: {variance.mean():.2f} dB²")
-    print(f"{part} frames counted: {len(variance)} of {len(x)}")
-    return sd
+# ---------------------------------------------------------------- pictures
 
 
 def stage_inputs(seen):
@@ -542,33 +393,10 @@ def show_film(history, args):
 # ---------------------------------------------------------------- main
 
 
-def load_trained(filename, args):
-    """The network in a file.  FormatError if its layers are not those that its options, in args, tell."""
-    network = plumbing.load_network(filename)
-    frames, z = (1, 8 * args.dec, args.eband_K), (1, 8, args.embedding_dim)  # 8 vectors, for one
-    expected = [z, (args.vq_stages, args.num_embedding, args.embedding_dim), frames]
-    with contextlib.suppress(ValueError, AttributeError):
-        encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
-        shapes = encoder.compute_output_shape(frames), quantizer.codebooks.shape, decoder.compute_output_shape(z)
-        if [tuple(shape) for shape in shapes] == expected:
-            return network
-    raise FormatError(f"{filename}: its layers are not those that its options tell")
-
-
-def load_decoder(filename, pair):
-    """The network in a file that makes spectra of vectors, or of vectors and Wo.  FormatError if it does not fit."""
-    decoder = plumbing.load_network(filename)
-    shapes = [tuple(x.shape[1:]) for x in (*decoder.inputs, decoder.outputs[0])]
-    vector, spectrum = pair["vectors"].shape[1:], pair["target"].shape[1:]
-    if shapes not in ([vector, spectrum], [vector, (1,), spectrum]):
-        raise FormatError(f"{filename}: its layers are not those that its options tell")
-    return keras.Model(decoder.inputs, decoder.outputs[0])  # takes a list, also of one input
-
-
 def receive(network, indices, nb_frames, args):
     """The receiver: write the frames that these indices [v][stages] stand for."""
     z = ops.convert_to_numpy(network.get_layer("quantizer").decode(indices))
-    codec2_model.write_rate_K(decode(network, z)[:nb_frames], args.testout)
+    codec2_model.write_rate_K(vq_search.decode(network, z)[:nb_frames], args.testout)
     print(f"frames: {nb_frames}")
 
 
@@ -576,10 +404,10 @@ def main(args, data):
     keras.utils.set_random_seed(args.seed)
     rng, history = np.random.default_rng(args.seed), []
     if args.nnin:
-        network = load_trained(args.nnin, args)
+        network = vq_search.load_network(args.nnin, args)
         classical = plumbing.read_array(args.nnin, "classical", (args.vq_stages, args.num_embedding, args.eband_K))
     else:
-        x = data["train"][is_counted(data["train"], args)]
+        x = data["train"][codec2_model.is_counted(data["train"], args.lower)]
         network = build_network(x.mean(axis=0), args)
         some = random_filter(x[rng.permutation(len(x))[:KMEANS], None], args.cutoffs, rng)[:, 0]
         classical = kmeans_codebooks(some, 20, args, rng)
@@ -588,20 +416,25 @@ def main(args, data):
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
     pair = data.pop("pair", None)
     if pair:
-        pair["decoder"] = load_decoder(args.harmonics[1], pair)
+        pair = vq_search.load_decoder(args.harmonics[1], pair)
     if args.indexin:
         return receive(network, *data["indices"], args)
+    baseline = VectorQuantizer(args.num_embedding, args.eband_K, args.vq_stages)
+    baseline.codebooks.assign(classical)
 
     bits = args.vq_stages * np.log2(args.num_embedding)
-    of_encoder, of_decoder = reaches(network, args)
+    of_encoder, of_decoder = vq_search.reaches(network, args)
     print(f"bits: {bits:g} per vector")
     print(f"bit rate: {bits / (args.dec * codec2_model.FRAME_S):g} bit/s")
     print(f"algorithmic delay: {of_encoder[1] - of_decoder[0]} frames, and the search")
     for part, x in data.items():
         x, sweeps = (some_blocks(x, TRAIN_SAMPLE), 0) if part == "train" else (x, args.sweeps)  # saves minutes
         print(f"{part} search: {args.mbest} candidates, {sweeps} sweeps")
-        _, indices, x_hat = code(network, x, sweeps, args, pair)
-        sd = evaluate(part, x, {"network": x_hat, "classical VQ": code_classically(classical, x, sweeps, args)}, args)
+        _, indices, x_hat = vq_search.code(network, x, sweeps, args, pair)
+        decoded = {"network": x_hat, "classical VQ": vq_search.code_classically(baseline, x, sweeps, args)}
+        counted = codec2_model.is_counted(x, args.lower)
+        figures = {name: codec2_model.sd_and_variance(x[counted], y[counted]) for name, y in decoded.items()}
+        sd = codec2_model.print_figures(part, len(x), [figures])
         for stage, index in enumerate(indices.T):
             used = 100 * len(np.unique(index)) / args.num_embedding
             print(f"{part} codewords of stage {stage + 1} in use: {used:.1f} %")
@@ -612,7 +445,7 @@ def main(args, data):
     if not args.noplots:
         if history:
             show_film(history, args)
-        numbers = np.flatnonzero(is_counted(x, args))
+        numbers = np.flatnonzero(counted)
         files = {"original": x[numbers], "decoded": x_hat[numbers]}
         frames, _ = vq_pager.typical_frames(sd["network"], files["original"].mean(axis=1))
         titles = [f"frame {numbers[f]}: SD {sd['network'][f]:.1f} dB²" for f in frames]
@@ -620,7 +453,7 @@ def main(args, data):
         vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
     if (args.testout or args.indexout) and part == "held-out":  # the outputs are of all FEATURES
         x = np.concatenate([data["train"], data["held-out"]])
-        _, indices, x_hat = code(network, x, args.sweeps, args)
+        _, indices, x_hat = vq_search.code(network, x, args.sweeps, args)
     if args.testout:
         codec2_model.write_rate_K(x_hat, args.testout)
     if args.indexout:

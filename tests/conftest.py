@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+MODULES = ("plumbing.py", "vq_search.py")  # that are no scripts
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name not in MODULES)
 
 
 def pytest_configure(config):

@@ -17,7 +17,7 @@ from codec2_model import MAX_AMP, RECORD, FormatError
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_refused
+from conftest import ROOT, SCRIPTS, assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -199,7 +199,7 @@ def test_bad_output(script, words, files, run_without_keras, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py") if path.name != "plumbing.py"))
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_usage(script, run_without_keras):
     result = run_without_keras(script, "--help")
     assert result.returncode == 0

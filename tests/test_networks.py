@@ -3,6 +3,7 @@
 import codec2_model
 import eband_out
 import plumbing
+import vq_search
 import vq_vae_ratek_conv1d
 
 import numpy as np
@@ -57,10 +58,10 @@ def test_indices_stay(features):
     network = plumbing.load_network(ROOT / "networks" / "vq_K14_1100.keras")
     args = vq_vae_ratek_conv1d.parse_args([str(features[14][0]), "--nnin", f"{ROOT}/networks/vq_K14_1100.keras"])
     x = vq_vae_ratek_conv1d.load(args)["file"][:100]
-    _, indices, x_hat = vq_vae_ratek_conv1d.code(network, x, 1, args)
+    _, indices, x_hat = vq_search.code(network, x, 1, args)
     books = np.asarray(network.get_layer("quantizer").get_weights()[0])
     z = sum(book[index] for book, index in zip(books, indices.T, strict=True))
-    np.testing.assert_allclose(vq_vae_ratek_conv1d.decode(network, z)[:100], x_hat, atol=1e-3)
+    np.testing.assert_allclose(vq_search.decode(network, z)[:100], x_hat, atol=1e-3)
     assert np.abs(x_hat).max() < codec2_model.DB_RANGE[1]
 
 

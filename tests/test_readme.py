@@ -9,11 +9,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_in
+from conftest import ROOT, SCRIPTS, run_in
 from scipy.io import wavfile
 
 README = (ROOT / "README.md").read_text()
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "plumbing.py")
 
 
 def commands():

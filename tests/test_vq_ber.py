@@ -3,6 +3,7 @@
 import codec2_model
 import plumbing
 import vq_ber as script
+import vq_search
 import vq_vae_ratek_conv1d as coder
 
 import numpy as np
@@ -32,7 +33,7 @@ def files(tmp_path_factory):
     args = coder.parse_args([f"{folder}/x.f32", "--num_embedding", f"{M}", "--eband_K", f"{K}"])
     coder.keras.utils.set_random_seed(1)
     network = coder.build_network(x.mean(axis=0), args)
-    z_e = coder.code(network, x, 0, args)[0]
+    z_e = vq_search.code(network, x, 0, args)[0]
     network.get_layer("quantizer").codebooks.assign(coder.kmeans_codebooks(z_e, 3, args, rng))
     classical = coder.kmeans_codebooks(x, 3, args, rng)
     options = {**vars(args), "script": coder.NAME}
@@ -84,12 +85,12 @@ def test_only_a_permutation(files):
     folder, x, args = files
     network = plumbing.load_network(folder / "n.keras")
     quantizer = network.get_layer("quantizer")
-    _, indices, before = coder.code(network, x, 1, args)
+    _, indices, before = vq_search.code(network, x, 1, args)
     renumbered = script.renumber_network(network, indices)
     assert (renumbered != indices).any()
-    after = coder.decode(network, np.asarray(quantizer.decode(renumbered)))
+    after = vq_search.decode(network, np.asarray(quantizer.decode(renumbered)))
     np.testing.assert_array_equal(after, before)
-    np.testing.assert_allclose(coder.code(network, x, 1, args)[2], before, atol=1e-4)  # found again by the search
+    np.testing.assert_allclose(vq_search.code(network, x, 1, args)[2], before, atol=1e-4)  # found again by the search
 
 
 def test_command_line(files, tmp_path, capsys):
