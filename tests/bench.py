@@ -213,7 +213,7 @@ def main(nb_frames):
         add(in_child, "records")
         for module in ("numpy", "keras", "codec2_model", "c2sim"):
             add(start_up, f"import {module}", sys.executable, "-c", f"import {module}")
-        for script in sorted(path.name for path in ROOT.glob("*.py") if path.name not in ("plumbing.py", "vq_search.py")):
+        for script in sorted({path.name for path in ROOT.glob("*.py")} - {"plumbing.py", "vq_search.py"}):
             add(start_up, f"{script} --help", script, "--help")
         add(start_up, "vq_pager.py, a page", "vq_pager.py", "20", "K20.f32", "--start", "29984", "--plot_dir", ".")
         for script in TRAINERS:
