@@ -5,10 +5,9 @@ Usage:
     ./vq_ber.py vq.keras test.f32                               # SD over the bit error rate, as numbered and renumbered
     ./vq_ber.py vq.keras train.f32 --nnout vq_renumbered.keras  # writes the renumbered network
 
-A wrong bit makes the receiver take another codeword: the one whose number differs in that bit.  So codewords that are
-near each other should have numbers that differ in one bit.  Every stage is ordered along the principal axis of its
-codewords and numbered in Gray code; then pairs of codewords swap numbers as long as that lowers the expected squared
-error of one wrong bit (binary switching).  Numbers are all that changes: without bit errors the output is the same.
+A wrong bit makes the receiver take another codeword, so those near each other should have numbers that differ in one
+bit.  Every stage is ordered along the principal axis of its codewords and numbered in Gray code; then pairs of them
+swap numbers as long as that lowers the expected squared error of one wrong bit (binary switching).
 
 Units: features in dB; bit error rates in %; errors in dB².
 

@@ -33,6 +33,7 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 README = ROOT / "README.md"
+EXPERIMENTS = ROOT / "doc" / "experiments.md"
 PICTURES = ROOT / "doc"
 EXAMPLES = Path("/usr/share/codec2")  # Debian's codec2-examples
 TRAIN = ("wav/ve9qrp.wav", "wav/vk2tpm_004.wav", "wav/david4.wav", "raw/cross.raw", "raw/g3plx.raw")
@@ -85,13 +86,13 @@ def table(head, *rows):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write_readme(made_by, text):
-    """Put the text into README.md, between the mark of the command that has made it and the next end mark."""
+def write_page(page, made_by, text):
+    """Put the text into a Markdown page, between the mark of the command that has made it and the next end mark."""
     mark, end = f"<!-- made by {made_by} -->\n", "<!-- end -->\n"
-    before, found, after = README.read_text(encoding="utf-8").partition(mark)
+    before, found, after = page.read_text(encoding="utf-8").partition(mark)
     if not found or end not in after:
-        raise plumbing.FormatError(f"{README}: expected a line {mark.strip()} and after it a line {end.strip()}")
-    README.write_text(before + mark + text + end + after.partition(end)[2], encoding="utf-8")
+        raise plumbing.FormatError(f"{page}: expected a line {mark.strip()} and after it a line {end.strip()}")
+    page.write_text(before + mark + text + end + after.partition(end)[2], encoding="utf-8")
 
 
 # ---------------------------------------------------------------- public speech
@@ -255,7 +256,7 @@ def main(args):
         text = measure(Path(folder), speech)
         if args.speech is None:
             plot_spectrograms(Path(folder))
-            write_readme("make results", text)
+            write_page(README, "make results", text)
     print(f"\n{text}")
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Train every script on public speech alone, and write the table and the pictures of the README that need training.
+"""Train every script on public speech alone; write the table of doc/experiments.md and the pictures that need training.
 
 Usage:
     make results-train                                # an hour; goes on where it was stopped
     doc/results_train.py --seeds 1 2 3                # three times as long; the table tells what the seed changes
-    doc/results_train.py --epochs 1                   # to see whether all runs; README.md and doc/ stay as they are
+    doc/results_train.py --epochs 1                   # to see whether all runs; doc/ stays as it is
 
 Training speech: recordings of Debian's codec2-examples (3 minutes) and, where they are installed, five minutes of each
 voice of asterisk-core-sounds-{en,es,fr,it}-wav.  Test speech: the recordings that `make results` takes.  What the
@@ -195,7 +195,7 @@ def main(args):
     if not args.epochs:
         for picture in ("vq_vae_ratek_conv1d_training.gif", "vq_vae_ratek_conv1d_training.png"):
             shutil.copy(folder / "plots" / picture, pictures)
-        results.write_readme("make results-train", text)
+        results.write_page(results.EXPERIMENTS, "make results-train", text)
     print(f"\n{text}")
 
 

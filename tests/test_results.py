@@ -24,6 +24,7 @@ needs_debian = pytest.mark.skipif(
 @pytest.fixture
 def readme(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
+    monkeypatch.setattr(results, "EXPERIMENTS", tmp_path / "README.md")
     monkeypatch.setattr(results, "PICTURES", tmp_path)
     marks = [f"<!-- made by {name} -->\nold\n<!-- end -->\n" for name in ("make results", "make results-train")]
     results.README.write_text("before\n" + "between\n".join(marks) + "after\n")
@@ -98,18 +99,18 @@ def test_correlation_finds_a_recording_inside_another(gain, inside):
 
 def test_readme_changes_only_between_its_marks(readme):
     old = readme.read_text()
-    results.write_readme("make results-train", "new\n")
+    results.write_page(readme, "make results-train", "new\n")
     assert readme.read_text() == old[::-1].replace("dlo", "wen", 1)[::-1]
-    results.write_readme("make results", "newer\n")
+    results.write_page(readme, "make results", "newer\n")
     assert "before\n<!-- made by make results -->\nnewer\n<!-- end -->\nbetween\n" in readme.read_text()
     readme.write_text("no mark\n")
     with pytest.raises(results.plumbing.FormatError, match="expected a line <!-- made by make results -->"):
-        results.write_readme("make results", "lost\n")
+        results.write_page(readme, "make results", "lost\n")
 
 
-def test_marks_are_in_the_readme():
-    text = (ROOT / "README.md").read_text()
-    assert [text.count(f"<!-- made by {name} -->\n") for name in ("make results", "make results-train")] == [1, 1]
+def test_marks_are_in_the_pages():
+    for name, page in (("make results", ROOT / "README.md"), ("make results-train", ROOT / "doc" / "experiments.md")):
+        assert page.read_text().count(f"<!-- made by {name} -->\n") == 1
 
 
 def test_chain_table(tmp_path, monkeypatch):
