@@ -8,11 +8,11 @@ Usage:
     ./vq_vae_ratek_conv1d.py --nnin vq.keras --indexin bands.npy --testout decoded.f32                   # the receiver
 
 The encoder turns --dec frames and their neighbours into one vector, the quantiser makes one index per stage of it, and
-the decoder turns the sum of the codewords into --dec frames.  The sender chooses the indices by analysis by synthesis:
-of the --mbest sums of codewords nearest to the encoder's output, each vector takes the one whose decoded frames are
-nearest to the original, in --sweeps passes over the vectors.  With --harmonics it is the one of which a network from
-eband_train.py or newamp1_train.py makes the best harmonics.  Beside it stands the classical quantiser at the same bit
-rate: multi-stage k-means VQ of every --dec-th frame, linear interpolation between, the same search.
+the decoder turns the sum of the codewords into --dec frames.  The sender (vq_search.py) chooses the indices by analysis
+by synthesis: of the --mbest sums of codewords nearest to the encoder's output, each vector takes the one whose decoded
+frames are nearest to the original, in --sweeps passes over the vectors.  With --harmonics it is the one of which a
+network from eband_train.py or newamp1_train.py makes the best harmonics.  Beside it stands the classical quantiser at
+the same bit rate: multi-stage k-means VQ of every --dec-th frame, linear interpolation between, the same search.
 
 Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the figures.
 
