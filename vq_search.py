@@ -131,7 +131,8 @@ def load_decoder(filename, pair):
     vector, spectrum = pair["vectors"].shape[1:], pair["target"].shape[1:]
     if shapes not in ([vector, spectrum], [vector, (1,), spectrum]):
         raise plumbing.FormatError(f"{filename}: its layers are not those that its options tell")
-    return {**pair, "decoder": keras.Model(decoder.inputs, decoder.outputs[0])}  # takes a list, also of one input
+    inputs = [*decoder.inputs, keras.Input((1,), name="Wo_left_out")][:2]  # of one that takes no Wo
+    return {**pair, "decoder": keras.Model(inputs, decoder.outputs[0])}
 
 
 def sparse_error(target, estimate):
@@ -145,8 +146,7 @@ def harmonic_error(x_hat, pair):
     """Squared error [n], mean over the harmonics that pair["decoder"] makes of vectors x_hat [n][K]."""
     errors = []
     for block in codec2_model.blocks(len(x_hat)):
-        inputs = [x_hat[block], pair["Wo"][block, None]][: len(pair["decoder"].inputs)]
-        spectra = pair["decoder"].predict_on_batch(inputs)
+        spectra = pair["decoder"].predict_on_batch([x_hat[block], pair["Wo"][block, None]])
         errors.append(ops.convert_to_numpy(sparse_error(np.float32(pair["target"][block]), spectra)))
     return np.concatenate(errors)
 
@@ -159,7 +159,7 @@ def refine(z, network, pair):
     n, numbers, Wo = len(pair["Wo"]), keras.Input((len(z),), dtype="int32"), keras.Input((len(pair["Wo"]), 1))
     points = layers.Embedding(*z.shape)
     frames = network.get_layer("decoder")(points(numbers))[:, :n]  # [1][n][K]
-    inputs = [ops.reshape(values, (n, -1)) for values in (frames, Wo)][: len(pair["decoder"].inputs)]
+    inputs = [ops.reshape(values, (n, -1)) for values in (frames, Wo)]
     model = keras.Model([numbers, Wo], ops.expand_dims(pair["decoder"](inputs), 0))
     points.set_weights([z])
     network.trainable = pair["decoder"].trainable = False
