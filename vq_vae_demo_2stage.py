@@ -24,7 +24,6 @@ import numpy as np
 NOISE_VARIANCE = 0.04  # of qpsk, per dimension
 HELD_OUT = 50_000  # vectors that the figures are measured on: within 0.5 % of the true ones
 BATCH = 500  # vectors
-DECAY = 0.95  # of the moving averages (EMA) that the codebooks follow, per batch; 0 to 1
 PICTURES = 20  # of the film, at most
 GRID = 200  # points each way at which the film looks for the borders of cells
 
@@ -37,12 +36,13 @@ def parse_args(argv=None):
     parser.add_argument("--embedding_dim", type=plumbing.positive, default=2, metavar="D", help="size of a vector")
     parser.add_argument("--mbest", type=plumbing.positive, default=4, metavar="N", help="sums that go on to stage 2")
     parser.add_argument("--epochs", type=plumbing.positive, default=25, metavar="N", help="passes through these")
+    parser.add_argument("--decay", type=float, default=0.95, help="of the moving averages that the codebooks follow")
     parser.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same codebooks")
     parser.add_argument("--noplots", action="store_true", help="print figures only")
     parser.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
     args = parser.parse_args(argv)
-    if not 2 <= args.num_embedding <= args.nb_samples // 2:  # or k-means leaves no residuals for stage 2
-        parser.error("--num_embedding must be 2 or more, and --nb_samples at least twice that")
+    if not (2 <= args.num_embedding <= args.nb_samples // 2 and 0 <= args.decay < 1):  # k-means must leave residuals
+        parser.error("--num_embedding must be 2 to half of --nb_samples, --decay 0 or more and less than 1")
     args.mbest = min(args.mbest, args.num_embedding)  # there are no more partial sums
     return args
 
@@ -148,7 +148,7 @@ class VectorQuantizer(layers.Layer):
 def build_network(args):
     """Network from vectors [n][D] to vectors [n][D]."""
     inputs = keras.Input((args.embedding_dim,))
-    quantizer = VectorQuantizer(args.num_embedding, args.embedding_dim, 2, args.mbest, decay=DECAY, name="quantizer")
+    quantizer = VectorQuantizer(args.num_embedding, args.embedding_dim, 2, args.mbest, decay=args.decay, name="quantizer")
     return keras.Model(inputs, quantizer(inputs))
 
 

@@ -230,7 +230,7 @@ USAGE = {
     "vq_vae_demo": ("", f"{EPOCHS} {SEED} test=qam num_embedding=1 embedding_dim=0 start=x"),
     "vq_vae_demo_2stage": (
         "",
-        f"{EPOCHS} {SEED} test=qam num_embedding=0 mbest=0 nb_samples=31",
+        f"{EPOCHS} {SEED} test=qam num_embedding=0 mbest=0 nb_samples=31 decay=1 decay=-0.1 decay=nan",
     ),
     "vq_vae_ratek": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} num_embedding=65537"),
     "vq_vae_ratek_conv1d": (
