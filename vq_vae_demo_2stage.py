@@ -148,8 +148,8 @@ class VectorQuantizer(layers.Layer):
 def build_network(args):
     """Network from vectors [n][D] to vectors [n][D]."""
     inputs = keras.Input((args.embedding_dim,))
-    quantizer = VectorQuantizer(args.num_embedding, args.embedding_dim, 2, args.mbest, decay=args.decay, name="quantizer")
-    return keras.Model(inputs, quantizer(inputs))
+    sizes = args.num_embedding, args.embedding_dim, 2, args.mbest
+    return keras.Model(inputs, VectorQuantizer(*sizes, decay=args.decay, name="quantizer")(inputs))
 
 
 def train(network, codebooks, data, args):
