@@ -56,7 +56,7 @@ def run_here(command):
     specification = importlib.util.spec_from_file_location(name[2:-3], name)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
-    script.PICTURES = 2  # of a film
+    script.PICTURES, script.KMEANS = 2, 2500  # of a film; vectors
     script.renumber = lambda codebook, use: np.arange(len(codebook))  # of vq_ber.py: a minute, with tests of its own
     with open(name) as file:
         known = file.read()
