@@ -49,7 +49,7 @@ RUNS = {  # row of the table: command, figure, baseline
 }
 STAGE_BITS = 11
 CURVES = {1: (1, 2), 2: (1, 2, 4), 4: (1, 2, 4, 8)}  # --dec: --vq_stages, for the picture of rate and distortion
-CURVE_EPOCHS = 16  # of the trainings for both pictures, 13 of them: about 2000 steps each
+CURVE_EPOCHS = 16  # of the ten trainings for both pictures: about 2000 steps each
 DELAYS = {1: 1, 2: 2, 4: 4, 8: 8}  # --dec: --vq_stages, all 1100 bit/s, for the picture of delay
 DEC_8_S = 600  # seconds of training speech that --dec 8 needs: 2048 codewords want 2048 vectors of eight frames
 
