@@ -9,8 +9,10 @@ import contextlib
 import codec2_model
 import plumbing
 
-import keras
 import numpy as np
+
+with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    import keras
 from keras import layers, ops
 
 FLOOR_DB = -20  # lowest value that is coded: the rounding noise of 16 bit samples

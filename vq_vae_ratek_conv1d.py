@@ -153,9 +153,9 @@ if __name__ == "__main__":  # report bad options and files before Keras loads
     DATA = load(ARGS)
 
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
-    import vq_search
-
     import keras
+import vq_search
+
 from keras import layers, ops
 from scipy.cluster.vq import kmeans2, vq
 

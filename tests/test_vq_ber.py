@@ -1,5 +1,8 @@
 """vq_ber.py: numbering of codewords by hand and by cost; bit errors; only a permutation; the command line."""
 
+import subprocess
+import sys
+
 import codec2_model
 import plumbing
 import vq_ber as script
@@ -8,7 +11,7 @@ import vq_vae_ratek_conv1d as coder
 
 import numpy as np
 import pytest
-from conftest import assert_refused, figures
+from conftest import ROOT, assert_refused, figures
 
 K, M, STAGES = 14, 16, 2
 
@@ -119,3 +122,10 @@ def test_refusals(files, run):
         script.load(args)
     assert_refused(run("vq_ber.py", folder / "x.f32", folder / "x.f32"), "x.f32", "network")
     assert_refused(run("vq_ber.py", folder / "n.keras", folder / "x.f32", "--ber", 60), "--ber", status=2)
+
+
+def test_keras_loads_quietly(tmp_path):
+    """The module that imports it first, before the network's script does, leaves no lines of TensorFlow on stderr."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import vq_search"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=True)
+    assert not result.stderr
