@@ -64,6 +64,8 @@ if __name__ == "__main__":  # report bad options and files before Keras loads
 
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
     import keras
+import vq_search
+
 from keras import layers, ops
 from scipy.cluster.vq import kmeans2, vq
 from scipy.spatial import cKDTree
@@ -101,15 +103,16 @@ class VectorQuantizer(layers.Layer):
         indices = ops.zeros((ops.shape(x)[0], 1, 0), "int32")  # [n][partial sums][stages so far]
         for stage in range(self.stages):
             codebook = self.codebooks[stage]
-            product = ops.matmul(ops.reshape(residual, (-1, self.dim)), ops.transpose(codebook))
-            distance = ops.reshape(product, (-1, indices.shape[1], self.M)) * -2 + ops.sum(codebook**2, axis=1)
-            distance = distance + ops.sum(residual**2, axis=2, keepdims=True)
-            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
-            kept = min(candidates if stage + 1 == self.stages else m_best, distance.shape[1])
-            best = ops.top_k(-distance, kept)[1] if kept > 1 else ops.argmin(distance, axis=1, keepdims=True)
-            index, parent = ops.cast(best, "int32") % self.M, (ops.cast(best, "int32") // self.M)[:, :, None]
-            residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(codebook, index, axis=0)
-            indices = ops.concatenate([ops.take_along_axis(indices, parent, axis=1), index[:, :, None]], axis=2)
+            energy, power = ops.sum(residual**2, axis=2, keepdims=True), ops.sum(codebook**2, axis=1, keepdims=True)
+            left = ops.concatenate([residual, ops.ones_like(energy), energy], axis=2)
+            right = ops.concatenate([2 * codebook, -power, -ops.ones_like(power)], axis=1)
+            nearness = ops.matmul(ops.reshape(left, (-1, self.dim + 2)), ops.transpose(right))  # −distance²
+            nearness = ops.reshape(nearness, (-1, indices.shape[1] * self.M))
+            kept = min(candidates if stage + 1 == self.stages else m_best, nearness.shape[1])
+            best = vq_search.largest(nearness, kept)
+            index, parent = best % self.M, best // self.M
+            residual = vq_search.pick(residual, parent) - ops.take(codebook, index, axis=0)
+            indices = ops.concatenate([vq_search.pick(indices, parent), index[:, :, None]], axis=2)
         return indices
 
     def decode(self, indices):

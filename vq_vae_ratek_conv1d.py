@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a VQ-VAE that sends rate K vectors over a channel: two conv1D layers each side of a multi-stage quantiser.
+"""Train a VQ-VAE that sends rate K vectors over a channel: conv1D layers each side of a multi-stage quantiser.
 
 Usage:
     ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras                      # K = 14, 22 bits every 20 ms: 1100 bit/s
@@ -43,7 +43,7 @@ OPTIONS = {  # of a network, and the values that they may have
     "num_embedding": range(2, 2**16 + 1),
     "embedding_dim": range(2, 257),
 }
-HIDDEN = 128  # channels of the hidden conv1D layers; 256 gain nothing, what is lost is lost in the quantiser
+HIDDEN = 128  # channels of the hidden layers; 256 gain nothing
 KERNEL = 7  # frames that a conv1D layer looks at; strided layers look at twice --dec and 3 more
 DIM_PER_FRAME = 8  # values that are quantised per frame
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
@@ -194,15 +194,16 @@ class VectorQuantizer(layers.Layer):
         indices = ops.zeros((ops.shape(x)[0], 1, 0), "int32")  # [n][partial sums][stages so far]
         for stage in range(self.stages):
             codebook = self.codebooks[stage]
-            product = ops.matmul(ops.reshape(residual, (-1, self.dim)), ops.transpose(codebook))
-            distance = ops.reshape(product, (-1, indices.shape[1], self.M)) * -2 + ops.sum(codebook**2, axis=1)
-            distance = distance + ops.sum(residual**2, axis=2, keepdims=True)
-            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
-            kept = min(candidates if stage + 1 == self.stages else m_best, distance.shape[1])
-            best = ops.top_k(-distance, kept)[1] if kept > 1 else ops.argmin(distance, axis=1, keepdims=True)
-            index, parent = ops.cast(best, "int32") % self.M, (ops.cast(best, "int32") // self.M)[:, :, None]
-            residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(codebook, index, axis=0)
-            indices = ops.concatenate([ops.take_along_axis(indices, parent, axis=1), index[:, :, None]], axis=2)
+            energy, power = ops.sum(residual**2, axis=2, keepdims=True), ops.sum(codebook**2, axis=1, keepdims=True)
+            left = ops.concatenate([residual, ops.ones_like(energy), energy], axis=2)
+            right = ops.concatenate([2 * codebook, -power, -ops.ones_like(power)], axis=1)
+            nearness = ops.matmul(ops.reshape(left, (-1, self.dim + 2)), ops.transpose(right))  # −distance²
+            nearness = ops.reshape(nearness, (-1, indices.shape[1] * self.M))
+            kept = min(candidates if stage + 1 == self.stages else m_best, nearness.shape[1])
+            best = vq_search.largest(nearness, kept)
+            index, parent = best % self.M, best // self.M
+            residual = vq_search.pick(residual, parent) - ops.take(codebook, index, axis=0)
+            indices = ops.concatenate([vq_search.pick(indices, parent), index[:, :, None]], axis=2)
         return indices
 
     def decode(self, indices):
@@ -241,27 +242,40 @@ class VectorQuantizer(layers.Layer):
 # ---------------------------------------------------------------- network
 
 
+def residual(x):
+    """Vectors x [n][v][HIDDEN] and what a hidden layer makes of three of them each; at first that is nothing."""
+    hidden = layers.LayerNormalization()(x)
+    hidden = layers.Conv1D(HIDDEN, 3, padding="same", activation="gelu")(hidden)
+    return x + layers.Dense(HIDDEN, kernel_initializer="zeros")(hidden)
+
+
 def build_network(mean, args):
     """Network from frames [n][frames][K] to decoded frames; its layers are encoder, quantizer and decoder.
 
-    `mean` [K] is that of the training frames.
+    `mean` [K] is that of the training frames.  Both sides are two conv1D layers, one of them strided, and beside the
+    inner one a residual block that looks at the vectors before and after.
     """
     scale = {"mean": mean, "variance": np.full(args.eband_K, SCALE_DB**2)}
     vq = {"num_embedding": args.num_embedding, "embedding_dim": args.embedding_dim, "stages": args.vq_stages}
-    inputs = keras.Input((None, args.eband_K))
-    encoder = [
-        layers.Normalization(**scale),
-        layers.Conv1D(HIDDEN, KERNEL, padding="same", activation="gelu"),
-        layers.Conv1D(args.embedding_dim, 2 * args.dec + 3, strides=args.dec, padding="same"),
-    ]
-    decoder = [
-        layers.Conv1DTranspose(HIDDEN, 2 * args.dec + 3, strides=args.dec, padding="same", activation="gelu"),
-        layers.Conv1D(args.eband_K, KERNEL, padding="same"),
-        layers.Normalization(**scale, invert=True),
-    ]
-    z_e = keras.Sequential(encoder, name="encoder")(inputs)  # [n][frames / dec][embedding_dim]
-    z_q = VectorQuantizer(**vq, m_best=TRAIN_MBEST, beta=BETA, decay=DECAY, name="quantizer")(z_e)
-    return keras.Model(inputs, keras.Sequential(decoder, name="decoder")(z_q))
+    stride = {"kernel_size": 2 * args.dec + 3, "strides": args.dec, "padding": "same"}
+
+    frames = keras.Input((None, args.eband_K))
+    hidden = layers.Normalization(**scale)(frames)
+    hidden = layers.Conv1D(HIDDEN, KERNEL, padding="same", activation="gelu")(hidden)
+    z_e = layers.Conv1D(args.embedding_dim, **stride)(hidden)  # [n][frames / dec][embedding_dim]
+    hidden = residual(layers.Conv1D(HIDDEN, activation="gelu", **stride)(hidden))
+    z_e = z_e + layers.Dense(args.embedding_dim, kernel_initializer="zeros")(hidden)
+    encoder = keras.Model(frames, z_e, name="encoder")
+
+    z_q = keras.Input((None, args.embedding_dim))
+    hidden = residual(layers.Conv1D(HIDDEN, 3, padding="same")(z_q))
+    hidden = layers.Concatenate()([z_q, hidden])
+    hidden = layers.Conv1DTranspose(HIDDEN, activation="gelu", **stride)(hidden)
+    decoded = layers.Conv1D(args.eband_K, KERNEL, padding="same")(hidden)
+    decoder = keras.Model(z_q, layers.Normalization(**scale, invert=True)(decoded), name="decoder")
+
+    quantizer = VectorQuantizer(**vq, m_best=TRAIN_MBEST, beta=BETA, decay=DECAY, name="quantizer")
+    return keras.Model(frames, decoder(quantizer(encoder(frames))))
 
 
 def random_filter(chunks, cutoffs, rng):
@@ -302,7 +316,7 @@ def train(network, x, held, args, rng):
     epoch_steps = -(-len(x) // (BATCH * CHUNK))
     epochs = args.epochs or -(-STEPS // epoch_steps)
     print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
-    options = {"loss": "mse", "loss_weights": 1 / SCALE_DB**2, "steps_per_execution": 10}
+    options = {"loss": "mse", "loss_weights": 1 / SCALE_DB**2}
 
     # without the quantiser first, so that the codebooks start from vectors that mean something
     model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))

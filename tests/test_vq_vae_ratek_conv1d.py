@@ -25,6 +25,8 @@ def small_network(*options):
     args = script.parse_args(["x.f32", *SMALL, "--eband_K", "14", *options])
     keras.utils.set_random_seed(1)
     network = script.build_network(np.full(args.eband_K, 35.0), args)
+    for weights in network.trainable_weights:  # some are 0 before the training
+        weights.assign_add(keras.random.normal(weights.shape, stddev=0.05))
     shape = network.get_layer("quantizer").codebooks.shape
     network.get_layer("quantizer").codebooks.assign(np.random.default_rng(2).normal(0, 0.5, shape))
     return network, args
@@ -46,6 +48,12 @@ def test_hand_worked_value():
     x_q = layer(np.float32([[0.9, 0]]))
     np.testing.assert_array_equal(x_q, [[1, 0]])
     assert float(layer.losses[0]) == pytest.approx(0.00125)
+
+
+@pytest.mark.parametrize(("N", "k"), [(8192, 4), (96, 12), (50, 50), (7, 3), (64, 1)])
+def test_largest(N, k):
+    scores = np.random.default_rng(N).normal(size=(20, N)).astype(np.float32)
+    np.testing.assert_array_equal(vq_search.largest(scores, k), np.argsort(-scores, axis=1)[:, :k])
 
 
 def test_greedy_search_misses_what_m_best_finds():
@@ -108,7 +116,7 @@ def test_unused_codewords_restart():
 
 
 def test_reach():
-    """kernel 7, dec 2: the hidden layer sees ±3 frames, the next ±3 more; 4 vectors up to 3 + 3 frames apart."""
+    """Other frames do not move a vector, and other vectors do not move a frame; the farthest ones do."""
     network, args = small_network()
     seen, changed = vq_search.reaches(network, args)
     x, z = speech_like(200), np.random.default_rng(3).normal(size=(100, 8)).astype(np.float32)
@@ -327,7 +335,7 @@ def test_figures(trained):
     values = figures(stdout)
     assert (values["bits"], values["bit rate"]) == (10, 500)  # two stages of 5 bits every 20 ms
     assert (values["epochs"], values["steps"]) == (2, 4)  # 1801 frames, 1024 a step
-    assert values["algorithmic delay"] == 12
+    assert values["algorithmic delay"] == 18
     assert float(stdout.splitlines()[-1]) == values["test network SD"]
     x = codec2_model.read_rate_K(folder / "bands.f32", 14)
     x_hat = codec2_model.read_rate_K(folder / "n.f32", 14)
