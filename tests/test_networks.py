@@ -12,7 +12,7 @@ from conftest import ROOT, figures, run_in
 
 FIGURES = {  # SD in dB² of the first 1000 frames of the sample, a synthetic voice
     "vq_K14_1100": 6.55,
-    "vq_K20_1100": 13.52,
+    "vq_K20_1100": 12.28,
     "vq_K20_550": 27.06,
     "bands_Wo": 22.43,
     "newamp1": 14.83,
