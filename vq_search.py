@@ -42,8 +42,9 @@ def decode(network, z):
 
 def pick(x, numbers):
     """x[i, numbers[i]] of x [n][N][...] for numbers [n][k]: [n][k][...]."""
-    first = ops.arange(ops.shape(x)[0]) * x.shape[1]
-    return ops.take(ops.reshape(x, (-1, *x.shape[2:])), first[:, None] + numbers, axis=0)
+    n, N = ops.shape(x)[0], x.shape[1]
+    flat = ops.reshape(x, (n * N, *x.shape[2:]))
+    return ops.take(flat, ops.arange(n)[:, None] * N + numbers, axis=0)
 
 
 def largest(scores, k):
