@@ -108,8 +108,7 @@ class VectorQuantizer(layers.Layer):
             right = ops.concatenate([2 * codebook, -power, -ops.ones_like(power)], axis=1)
             nearness = ops.matmul(ops.reshape(left, (-1, self.dim + 2)), ops.transpose(right))  # −distance²
             nearness = ops.reshape(nearness, (-1, indices.shape[1] * self.M))
-            kept = min(candidates if stage + 1 == self.stages else m_best, nearness.shape[1])
-            best = vq_search.largest(nearness, kept)
+            best = vq_search.largest(nearness, candidates if stage + 1 == self.stages else m_best)
             index, parent = best % self.M, best // self.M
             residual = vq_search.pick(residual, parent) - ops.take(codebook, index, axis=0)
             indices = ops.concatenate([vq_search.pick(indices, parent), index[:, :, None]], axis=2)

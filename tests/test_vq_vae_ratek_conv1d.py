@@ -50,7 +50,7 @@ def test_hand_worked_value():
     assert float(layer.losses[0]) == pytest.approx(0.00125)
 
 
-@pytest.mark.parametrize(("N", "k"), [(8192, 4), (96, 12), (50, 50), (7, 3), (64, 1)])
+@pytest.mark.parametrize(("N", "k"), [(8192, 4), (96, 12), (50, 60), (7, 3), (64, 1)])
 def test_largest(N, k):
     scores = np.random.default_rng(N).normal(size=(20, N)).astype(np.float32)
     np.testing.assert_array_equal(vq_search.largest(scores, k), np.argsort(-scores, axis=1)[:, :k])
