@@ -17,7 +17,7 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 from keras import layers, ops
 
 FLOOR_DB = -20  # lowest value that is coded: the rounding noise of 16 bit samples
-LATER = 8  # candidates of the first sweep that later sweeps try again
+LATER = 16  # candidates of the first sweep that later sweeps try again
 REFINE_STEPS = 20  # of the gradient descent that --harmonics starts with
 REFINE_RATE = 0.02  # size of a step of it; values of z are about 1
 
