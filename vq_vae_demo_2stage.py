@@ -103,12 +103,11 @@ class VectorQuantizer(layers.Layer):
         indices = ops.zeros((ops.shape(x)[0], 1, 0), "int32")  # [n][partial sums][stages so far]
         for stage in range(self.stages):
             codebook = self.codebooks[stage]
-            energy, power = ops.sum(residual**2, axis=2, keepdims=True), ops.sum(codebook**2, axis=1, keepdims=True)
-            left = ops.concatenate([residual, ops.ones_like(energy), energy], axis=2)
-            right = ops.concatenate([2 * codebook, -power, -ops.ones_like(power)], axis=1)
-            nearness = ops.matmul(ops.reshape(left, (-1, self.dim + 2)), ops.transpose(right))  # −distance²
-            nearness = ops.reshape(nearness, (-1, indices.shape[1] * self.M))
-            best = vq_search.largest(nearness, candidates if stage + 1 == self.stages else m_best)
+            product = ops.matmul(ops.reshape(residual, (-1, self.dim)), ops.transpose(codebook))
+            distance = ops.reshape(product, (-1, indices.shape[1], self.M)) * -2 + ops.sum(codebook**2, axis=1)
+            distance = distance + ops.sum(residual**2, axis=2, keepdims=True)
+            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
+            best = vq_search.largest(-distance, candidates if stage + 1 == self.stages else m_best)
             index, parent = best % self.M, best // self.M
             residual = vq_search.pick(residual, parent) - ops.take(codebook, index, axis=0)
             indices = ops.concatenate([vq_search.pick(indices, parent), index[:, :, None]], axis=2)
@@ -237,8 +236,7 @@ def main(args, data):
     # Shannon's lower bound of the distortion, R = bits/D, is P·2^(−2R).  P, the entropy power, is the variance when
     # vectors are Gaussian; in qpsk the sign adds 1 bit to the entropy of the noise, and P is 4 times its variance
     bits = 2 * np.log2(args.num_embedding)
-    power = 4 * NOISE_VARIANCE if args.test == "qpsk" else 1
-    bound = power * 2 ** (-2 * bits / args.embedding_dim)
+    bound = (4 * NOISE_VARIANCE if args.test == "qpsk" else 1) * 2 ** (-2 * bits / args.embedding_dim)
     network = build_network(args)
     history = train(network, np.stack([first, second]), data, args)
 

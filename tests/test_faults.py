@@ -235,7 +235,7 @@ USAGE = {
     "vq_vae_ratek": ("{bands}", f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} num_embedding=65537"),
     "vq_vae_ratek_conv1d": (
         "{bands}",
-        f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} vq_stages=0 mbest=0 sweeps=-1 lower=x eband_K=1 eband_K=161",
+        f"{EPOCHS} {SEED} {QUANTISER_OPTIONS} vq_stages=0 mbest=0 sweeps=-1 blocks=5 lower=x eband_K=1 eband_K=161",
     ),
     "vq_ber": ("{vq_vae_ratek_conv1d} {bands}", f"{SEED} nb_samples=0 ber=-1 ber=0 ber=51 ber=nan ber= nnout=x"),
 }

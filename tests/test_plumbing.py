@@ -181,6 +181,17 @@ def test_a_network_comes_back_with_options_and_arrays(network, tmp_path):
             plumbing.read_array(net, "codebook", (2,))
 
 
+def test_a_network_file_is_half_as_large_as_its_weights(tmp_path):
+    """They are rounded to 11 bits, in the network that is saved as well, so that both give the same."""
+    layer = keras.layers.Dense(300)
+    network = keras.Sequential([keras.Input((300,)), layer])
+    before = np.array(layer.kernel)
+    plumbing.save_network(network, {}, tmp_path / "n.keras")
+    np.testing.assert_allclose(layer.kernel, before, rtol=2**-11, atol=1e-7)
+    np.testing.assert_array_equal(plumbing.load_network(tmp_path / "n.keras").get_weights()[0], layer.kernel)
+    assert os.path.getsize(tmp_path / "n.keras") < 0.55 * before.nbytes
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e20, 1e5])
 def test_weights_of_a_diverged_training_are_neither_saved_nor_run(network, tmp_path, value):
     net = tmp_path / "n.keras"
