@@ -17,7 +17,7 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 from keras import layers, ops
 
 FLOOR_DB = -20  # lowest value that is coded: the rounding noise of 16 bit samples
-LATER = 16  # candidates of the first sweep that later sweeps try again
+LATER = 16  # candidates that the sweeps after the first one try again: as good as all 32
 REFINE_STEPS = 20  # of the gradient descent that --harmonics starts with
 REFINE_RATE = 0.02  # size of a step of it; values of z are about 1
 
@@ -96,7 +96,8 @@ def choose(z, error, reach, sweeps, dec):
 
     error(vectors [v][dim]) gives the squared error [n] of the frames decoded from them.  A vector changes the frames
     from reach[0] to reach[1], counted from its own first frame.  Vectors that change different frames are tried at
-    once; each takes the candidate with the least error of the frames that it changes, all others held.
+    once; each takes the candidate with the least error of the frames that it changes, all others held.  Sweeps after the
+    first one try only the candidates that were best in it.
     """
     apart = -(-(reach[1] - reach[0] + 1) // dec)  # vectors
     numbers, chosen = np.arange(len(z)), np.zeros(len(z), int)
