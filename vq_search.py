@@ -96,8 +96,8 @@ def choose(z, error, reach, sweeps, dec):
 
     error(vectors [v][dim]) gives the squared error [n] of the frames decoded from them.  A vector changes the frames
     from reach[0] to reach[1], counted from its own first frame.  Vectors that change different frames are tried at
-    once; each takes the candidate with the least error of the frames that it changes, all others held.  Sweeps after the
-    first one try only the candidates that were best in it.
+    once; each takes the candidate with the least error of the frames that it changes, all others held.  Sweeps
+    after the first one try only the candidates that were best in it.
     """
     apart = -(-(reach[1] - reach[0] + 1) // dec)  # vectors
     numbers, chosen = np.arange(len(z)), np.zeros(len(z), int)
