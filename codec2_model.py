@@ -63,31 +63,27 @@ def read_items(filename, dtype, first, n):
     return items
 
 
-def read(filename, max_nb_samples=None):
-    """Wo [n], L [n], A [n][161], phi [n][161], voiced [n] of a .model file, all checked, in memory: 1.3 kB a frame."""
-    n = count_items(filename)
-    records = read_items(filename, RECORD, 0, min(n, max_nb_samples or n))
-    for part in blocks(len(records)):
-        check_records(filename, records[part], part.start)
-    return tuple(records[name] for name in RECORD.names)
+def read_records(filename, first, n):
+    """n model records, from number `first` of a file on, all checked."""
+    records = read_items(filename, RECORD, first, n)
+    check_records(filename, records, first)
+    return records
 
 
 def read_blocks(filename, max_nb_samples=None):
     """Yield (slice, records) for block after block of a .model file, all checked."""
     n = count_items(filename)
     for part in blocks(min(n, max_nb_samples or n)):
-        records = read_items(filename, RECORD, part.start, part.stop - part.start)
-        check_records(filename, records, part.start)
-        yield part, records
+        yield part, read_records(filename, part.start, part.stop - part.start)
 
 
-def read_frames(filename, frames):
-    """The model records [p] of frames [p], given by their numbers in the file, all checked."""
-    records = np.empty(len(frames), RECORD)
-    for i, frame in enumerate(frames):
-        records[i : i + 1] = read_items(filename, RECORD, frame, 1)
-        check_records(filename, records[i : i + 1], frame)
-    return records
+def read(filename, max_nb_samples=None):
+    """Wo [n], L [n], A [n][161], phi [n][161], voiced [n] of a .model file, all checked, in memory: 1.3 kB a frame."""
+    n = count_items(filename)
+    records = np.empty(min(n, max_nb_samples or n), RECORD)
+    for part, block in read_blocks(filename, len(records)):
+        records[part] = block
+    return tuple(records[name] for name in RECORD.names)
 
 
 def check_records(filename, records, first=0):
@@ -305,18 +301,20 @@ def parse_args(argv=None):
 
 def main(args):
     plumbing.check_outputs([], plot_dir=args.plot_dir)
-    Wo, L, A, _, voiced = read(args.model, args.nb_samples)
+    fields = []
+    for _, records in read_blocks(args.model, args.nb_samples):
+        # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
+        power = 2 * np.sum(np.float64(records["A"]) ** 2, axis=1, where=harmonic_mask(records["L"]))
+        fields.append((records["Wo"], records["L"], records["voiced"] != 0, power))
+    Wo, L, voiced, power = (np.concatenate(values) for values in zip(*fields, strict=True))
     if args.frame is not None and args.frame >= len(Wo):
         raise FormatError(f"{args.model}: {len(Wo)} frames, no --frame {args.frame}")
     F0_hz = Wo * (FS_HZ / (2 * np.pi))
-    power = np.empty(len(Wo))
-    for part in blocks(len(Wo)):  # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
-        power[part] = 2 * np.sum(np.float64(A[part]) ** 2, axis=1, where=harmonic_mask(L[part]))
     print(f"frames: {len(Wo)}")
     print(f"length: {len(Wo) * FRAME_S:.2f} s")
     print(f"F0: {F0_hz.min():.1f} to {F0_hz.max():.1f} Hz")
     print(f"harmonics: {L.min()} to {L.max()}")
-    print(f"voiced: {100 * np.mean(voiced != 0):.1f} %")
+    print(f"voiced: {100 * voiced.mean():.1f} %")
     print(f"level: {10 * np.log10(max(power.mean(), 1e-10)):.1f} dB re 1 LSB rms")
     if args.noplots:
         return
@@ -324,10 +322,11 @@ def main(args):
 
     frame = np.argmax(power) if args.frame is None else args.frame
     fig, (track, spectrum) = plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
-    track.scatter(np.arange(len(Wo)) * FRAME_S, F0_hz, s=2, c=voiced != 0, cmap="coolwarm", vmin=0, vmax=1)
+    track.scatter(np.arange(len(Wo)) * FRAME_S, F0_hz, s=2, c=voiced, cmap="coolwarm", vmin=0, vmax=1)
     track.set(xlabel="Time (s)", ylabel="F0 (Hz)", title="fundamental frequency, red where voiced")
     m = np.arange(1, L[frame] + 1)
-    spectrum.plot(m * F0_hz[frame], 20 * np.log10(np.maximum(A[frame, m], 1e-10)), "o-", markersize=3)
+    A = read_records(args.model, frame, 1)["A"][0, m]
+    spectrum.plot(m * F0_hz[frame], 20 * np.log10(np.maximum(A, 1e-10)), "o-", markersize=3)
     spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)", title=f"frame {frame}, F0 {F0_hz[frame]:.0f} Hz")
     plumbing.show({"codec2_model": fig}, args.plot_dir)
 

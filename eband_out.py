@@ -141,8 +141,7 @@ def main(args, data):
             shown, _ = vq_pager.typical_frames(sd["network"], data["vectors"][used].mean(axis=1))
         titles = [f"frame {used[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
         spectra, Fs = estimate(network, data, used[shown]), data["options"]["Fs"]
-        records = codec2_model.read_frames(args.model, used[shown])
-        vq_pager.page_frames(titles, records, spectra, "eband_out_frames", args.plot_dir, Fs)
+        vq_pager.page_frames(args.model, used[shown], titles, spectra, "eband_out_frames", args.plot_dir, Fs)
     print(f"{sd['network'].mean():.2f}")
 
 

@@ -204,9 +204,9 @@ def plot(losses, sd, part, models, args):
     if args.frame is None:
         shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-    records = codec2_model.read_frames(args.test[1] if args.test else args.model, numbers[shown])
     spectra = models.predict_on_batch([values[used[shown]] for values in part["inputs"]])
-    vq_pager.page_frames(titles, records, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
+    model = args.test[1] if args.test else args.model
+    vq_pager.page_frames(model, numbers[shown], titles, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
 
 
 def main(args, data):

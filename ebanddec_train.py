@@ -219,11 +219,11 @@ def plot(losses, sd, part, models, args):
     if args.frame is None:
         shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]} (vector + {used[i] % args.dec}): SD {sd['network'][i]:.1f} dB²" for i in shown]
-    records = codec2_model.read_frames(args.test[1] if args.test else args.model, numbers[shown])
     vectors, target = pairs(part, used[shown] // args.dec * args.dec, args.dec)
     row = np.arange(len(shown)), used[shown] % args.dec
     spectra = {k: codec2_model.match_mean(x, target)[row] for k, x in models.predict_on_batch(vectors).items()}
-    vq_pager.page_frames(titles, records, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
+    model = args.test[1] if args.test else args.model
+    vq_pager.page_frames(model, numbers[shown], titles, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
 
 
 def main(args, data):

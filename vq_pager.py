@@ -118,11 +118,12 @@ def typical_frames(sd, level, n=16):
     return frames, [f"frame {f}: SD {sd[f]:.1f} dB² ({p:.0f} %)" for f, p in zip(frames, percentiles, strict=True)]
 
 
-def page_frames(titles, records, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
-    """Turn pages of six frames: amplitudes of the harmonics above, 20 ms of waveform below.
+def page_frames(model, numbers, titles, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
+    """Turn pages of six frames of a model file: amplitudes of the harmonics above, 20 ms of waveform below.
 
-    titles [p], model records [p], and the estimates for these frames, spectra {label: dB [p][width]}.
+    numbers [p] of the frames, titles [p], and the estimates for them, spectra {label: dB [p][width]}.
     """
+    records = [codec2_model.read_records(model, number, 1)[0] for number in numbers]
 
     def draw(fig, page):
         axes = fig.subplots(4, 3)

@@ -275,14 +275,16 @@ def test_typical_frames_are_loud_and_spread_over_the_percentiles():
     assert titles[1] == "frame 1350: SD 350.0 dB² (35 %)"
 
 
-def test_pages_of_frames(drawn):
-    """Frame 0 has harmonics at 100, 200 … 500 Hz, 40 dB; the network has made 46 dB of them, the other 20 dB."""
-    records = np.zeros(7, codec2_model.RECORD)
-    records["Wo"], records["L"], records["A"][:, 1:6] = np.pi / 40, 5, 100
+def test_pages_of_frames(drawn, tmp_path):
+    """Frames 2 to 8 have harmonics at 100 … 500 Hz, 40 dB; the network has made 46 dB of them, the other 20 dB."""
+    records = np.zeros(9, codec2_model.RECORD)
+    records["Wo"], records["L"], records["A"][2:, 1:6] = np.pi / 40, 5, 100
+    records.tofile(tmp_path / "x.model")
     spectra = {"network": np.full((7, 128), 46), "baseline": np.full((7, 128), 20)}
-    vq_pager.page_frames([f"frame {f}" for f in range(7)], records, spectra, "frames", None)
+    titles = [f"frame {f}" for f in range(2, 9)]
+    vq_pager.page_frames(tmp_path / "x.model", range(2, 9), titles, spectra, "frames", None)
     assert [len(page["lines"]) for page in drawn] == [7, 2]  # six frames, and their waves, without a title
-    original, network, baseline = drawn[0]["lines"]["frame 0"]
+    original, network, baseline = drawn[0]["lines"]["frame 2"]
     np.testing.assert_allclose(original, 40, atol=1e-4)
     np.testing.assert_allclose(network, 46, atol=1e-4)
     np.testing.assert_allclose(baseline, 20, atol=1e-4)
