@@ -80,6 +80,32 @@ def test_interpolation_finds_the_constant_of_every_bin(tmp_path):
     np.testing.assert_array_equal(without_two[0, :13], 1)  # it goes on below: bins up to 400 Hz
 
 
+def test_occupied_bins_are_those_of_the_targets():
+    Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 160, np.pi / 10, 500))
+    L = np.int32(np.pi / Wo)
+    target = codec2_model.to_bins(Wo, L, np.ones((500, 161)), 128, 4000)
+    bins = keras.ops.convert_to_numpy(eband_train.occupied_bins(Wo[:, None]))
+    np.testing.assert_array_equal(bins[:, :127] == 1, ~np.isnan(target[:, :127]))  # the last bin takes those above, too
+
+
+@pytest.mark.parametrize("with_Wo", [True, False])
+def test_network_sees_what_is_wrong_with_its_bands(with_Wo):
+    """Untrained it is the interpolation; the first hidden layer sees bands without their mean, Wo, the differences."""
+    rng = np.random.default_rng(0)
+    lines = np.float32([np.interp(np.arange(128), np.linspace(0, 127, 14), e) for e in np.eye(14)])
+    network = eband_train.build_network(with_Wo, lines, np.zeros(128))
+    bands, Wo = rng.normal(40, 5, (6, 14)).astype(np.float32), np.full((6, 1), np.pi / 32, np.float32)
+    inputs = [bands, Wo][: 1 + with_Wo]
+    np.testing.assert_allclose(network.predict_on_batch(inputs), bands @ lines, rtol=1e-5)
+    power = 10 ** (bands @ lines / 10)
+    power[:, np.setdiff1d(np.arange(128), np.arange(4, 128, 4) if with_Wo else np.arange(128))] = 0
+    difference = (bands - 10 * np.log10(power @ lines.T)) / eband_train.SCALE_DB
+    hidden = next(layer for layer in network.layers if isinstance(layer, keras.layers.Dense) and layer.units == 256)
+    seen = keras.Model(network.inputs, hidden.input).predict_on_batch(inputs)
+    np.testing.assert_allclose(seen[:, -14:], difference, atol=1e-3)
+    np.testing.assert_allclose(seen[:, :14], (bands - bands.mean(axis=1, keepdims=True)) / 10, atol=1e-5)
+
+
 def test_random_filter_changes_bands_as_it_changes_amplitudes(sample):
     """A harmonic in every bin: bands worked out from the filtered amplitudes are what the filter makes of them."""
     rng = np.random.default_rng(0)

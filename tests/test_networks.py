@@ -14,7 +14,7 @@ FIGURES = {  # SD in dB² of the first 1000 frames of the sample, a synthetic vo
     "vq_K14_1100": 6.55,
     "vq_K20_1100": 12.28,
     "vq_K20_550": 27.06,
-    "bands_Wo": 22.43,
+    "bands_Wo": 20.58,
     "newamp1": 14.83,
 }
 
