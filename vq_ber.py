@@ -75,9 +75,10 @@ def renumber(codebook, use):
     number = np.arange(M) ^ np.arange(M) >> 1  # Gray code of the place along the principal axis
     codeword = np.empty(M, int)
     codeword[number] = np.argsort(codebook @ axis)
-    codebook, use = codebook[codeword], use[codeword]
-    power = np.sum(codebook**2, axis=1)
-    distance = np.maximum(power[:, None] + power - 2 * codebook @ codebook.T, 0)
+    codebook, use = np.float64(codebook[codeword]), use[codeword]
+    product = codebook @ codebook.T  # symmetric to the last bit, in float64: or rounding would make pairs swap for ever
+    power = np.diag(product)
+    distance = np.maximum(power[:, None] + power - 2 * product, 0)
     cost = distance * (use[:, None] + use)  # of taking one number for the other, both ways
     neighbours = np.arange(M)[:, None] ^ (1 << np.arange(M.bit_length() - 1))  # [M][bits]
     swapped = True

@@ -58,6 +58,13 @@ def test_a_square_gets_the_numbers_of_its_sides():
     assert cost(codebook, codeword, np.full(4, 0.25)) == pytest.approx(2)  # 4 numbers, 2 bits, 0.25 · 1 each
 
 
+def test_codewords_far_from_the_origin():
+    """Their distances are small differences of large numbers; in float32 pairs swapped for ever."""
+    codebook, use = np.float32(np.random.default_rng(0).normal(0, 1, (64, 8)) + 1e4), np.full(64, 1 / 64)
+    codeword = script.renumber(codebook, use)
+    np.testing.assert_array_equal(codeword, script.renumber(np.float64(codebook) - 1e4, use))
+
+
 def test_no_single_swap_is_better():
     rng = np.random.default_rng(2)
     codebook, use = rng.normal(size=(16, 3)), rng.uniform(0.1, 1, 16)
