@@ -10,7 +10,7 @@ have no target in that frame, and the loss leaves them out.  The network starts 
 energies and corrects it four times, each time by how the band energies that its harmonics have differ from those given.
 It sees these without their mean, so that the level of a recording does not matter to it.
 
-Expected: 22 minutes of speech, 12 epochs, 2 minutes on two cores; SD and variance on 61 s of other speakers and
+Expected: 22 minutes of speech, 12 epochs, 4 minutes on two slow cores; SD and variance on 61 s of other speakers and
 recordings 10.4 and 10.2 dB² with --Wo, 14.9 and 10.4 without, 20.2 and 16.3 for the interpolation.
 Units: features 10·log10(band energy) in dB (log10 with --gain 1); model file as c2sim writes it; errors in dB².
 """
