@@ -76,7 +76,7 @@ def renumber(codebook, use):
     codeword = np.empty(M, int)
     codeword[number] = np.argsort(codebook @ axis)
     codebook, use = np.float64(codebook[codeword]), use[codeword]
-    product = codebook @ codebook.T  # symmetric to the last bit, in float64: or rounding would make pairs swap for ever
+    product = codebook @ codebook.T  # float64 and symmetric: rounding errors of the gains made pairs swap for ever
     power = np.diag(product)
     distance = np.maximum(power[:, None] + power - 2 * product, 0)
     cost = distance * (use[:, None] + use)  # of taking one number for the other, both ways

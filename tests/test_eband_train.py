@@ -106,6 +106,19 @@ def test_network_sees_what_is_wrong_with_its_bands(with_Wo):
     np.testing.assert_allclose(seen[:, :14], (bands - bands.mean(axis=1, keepdims=True)) / 10, atol=1e-5)
 
 
+def test_the_level_of_a_recording_does_not_matter():
+    """30 dB less in, 30 dB less out, with random weights; a high pitch, which leaves some bands without a harmonic."""
+    rng = np.random.default_rng(0)
+    lines = np.float32([np.interp(np.arange(128), np.linspace(0, 127, 14), e) for e in np.eye(14)])
+    network = eband_train.build_network(True, lines, np.zeros(128))
+    for weights in network.trainable_weights:
+        weights.assign(rng.normal(0, 0.1, weights.shape))
+    bands, Wo = rng.normal(60, 5, (6, 14)).astype(np.float32), np.full((6, 1), np.pi / 9, np.float32)
+    spectra = network.predict_on_batch([bands, Wo])
+    assert np.abs(spectra - bands @ lines).max() > 1
+    np.testing.assert_allclose(network.predict_on_batch([bands - 30, Wo]), spectra - 30, atol=1e-2)
+
+
 def test_random_filter_changes_bands_as_it_changes_amplitudes(sample):
     """A harmonic in every bin: bands worked out from the filtered amplitudes are what the filter makes of them."""
     rng = np.random.default_rng(0)
