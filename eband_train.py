@@ -140,14 +140,13 @@ def build_network(with_Wo, lines, offset):
     if with_Wo:
         x = layers.Concatenate()([x, ops.log(ops.maximum(inputs[1], WO_MIN)) + 3])  # −1 to 2
     occupied = occupied_bins(inputs[1]) if with_Wo else 1.0  # without Wo, any bin may hold one
-    energies = layers.Dense(len(lines), use_bias=False, trainable=False)  # [n][K] of bands, from power [n][WIDTH]
     for _ in range(ROUNDS):
         power = occupied * ops.exp(ops.minimum(y, 120) * (np.log(10) / 10))  # 120 dB keeps it finite
-        difference = ops.clip(inputs[0] - 10 * ops.log10(energies(power) + 1e-3), -20, 20) / SCALE_DB
+        energies = ops.matmul(power, lines.T)  # [n][K], of the bands
+        difference = ops.clip(inputs[0] - 10 * ops.log10(energies + 1e-3), -20, 20) / SCALE_DB
         x = layers.Dense(HIDDEN, activation="gelu")(layers.Concatenate()([x, difference]))
         x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
         y = layers.Add()([y, layers.Dense(WIDTH, kernel_initializer="zeros")(x)])
-    energies.set_weights([lines.T])
     return keras.Model(inputs, y)
 
 
@@ -217,7 +216,7 @@ def plot(losses, sd, part, models, args):
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
     shown = np.flatnonzero(numbers >= (args.frame or 0))[:60]
     if args.frame is None:
-        shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
+        shown = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
     spectra = models.predict_on_batch([values[used[shown]] for values in part["inputs"]])
     model = args.test[1] if args.test else args.model

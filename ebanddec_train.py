@@ -217,7 +217,7 @@ def plot(losses, sd, part, models, args):
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
     shown = np.flatnonzero(numbers >= (args.frame or 0))[:60]
     if args.frame is None:
-        shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
+        shown = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]} (vector + {used[i] % args.dec}): SD {sd['network'][i]:.1f} dB²" for i in shown]
     vectors, target = pairs(part, used[shown] // args.dec * args.dec, args.dec)
     row = np.arange(len(shown)), used[shown] % args.dec

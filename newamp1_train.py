@@ -194,7 +194,7 @@ def plot(losses, sd, part, network, args):
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
     shown = np.flatnonzero(np.isin(numbers, args.frames or []))
     if not args.frames:
-        shown, _ = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
+        shown = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
     spectra = estimates(network, part, used[shown], args)
     model = args.test[1] if args.test else args.model

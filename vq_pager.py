@@ -107,15 +107,11 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
 
 
 def typical_frames(sd, level, n=16):
-    """Numbers [n] of frames that show how good or bad a coder is, and titles for them.
-
-    Of the half of the frames with the larger `level` [frames], those at even percentiles of SD [frames] in dB².
-    """
+    """Numbers [n] of frames that show how good or bad a coder is: of the half of the frames with the larger `level`
+    [frames], those at even percentiles of SD [frames], 5 to 95 %."""
     loud = np.flatnonzero(level >= np.median(level))
-    percentiles = np.linspace(5, 95, n)
-    rank = np.rint(percentiles / 100 * (len(loud) - 1)).astype(int)
-    frames = loud[np.argsort(sd[loud], kind="stable")[rank]]
-    return frames, [f"frame {f}: SD {sd[f]:.1f} dB² ({p:.0f} %)" for f, p in zip(frames, percentiles, strict=True)]
+    rank = np.rint(np.linspace(0.05, 0.95, n) * (len(loud) - 1)).astype(int)
+    return loud[np.argsort(sd[loud], kind="stable")[rank]]
 
 
 def page_frames(model, numbers, titles, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):

@@ -243,7 +243,8 @@ def main(args, data):
         codec2_model.write_rate_K(ops.convert_to_numpy(network.get_layer("quantizer").codebook), f"{args.vqout}_1.f32")
     if not args.noplots:
         plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
-        frames, titles = vq_pager.typical_frames(sd["network"], x.mean(axis=1))
+        frames = vq_pager.typical_frames(sd["network"], x.mean(axis=1))
+        titles = [f"frame {f}: SD {sd['network'][f]:.1f} dB²" for f in frames]
         files = {"original": x, "decoded": x_hat["network"]}
         vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
     if part == "held-out":  # the outputs are of all FEATURES

@@ -196,11 +196,12 @@ class VectorQuantizer(layers.Layer):
         indices = ops.zeros((ops.shape(x)[0], 1, 0), "int32")  # [n][partial sums][stages so far]
         for stage in range(self.stages):
             codebook = self.codebooks[stage]
-            product = ops.matmul(ops.reshape(residual, (-1, self.dim)), ops.transpose(codebook))
-            distance = ops.reshape(product, (-1, indices.shape[1], self.M)) * -2 + ops.sum(codebook**2, axis=1)
-            distance = distance + ops.sum(residual**2, axis=2, keepdims=True)
-            distance = ops.reshape(distance, (-1, indices.shape[1] * self.M))
-            best = vq_search.largest(-distance, candidates if stage + 1 == self.stages else m_best)
+            # −|r − c|² is the product of [2r, −|r|², 1] and [c, 1, −|c|²]: one pass over all pairs instead of four
+            r, c = ops.reshape(residual, (-1, self.dim)), codebook
+            r = ops.concatenate([2 * r, -ops.sum(r**2, axis=1, keepdims=True), ops.ones_like(r[:, :1])], axis=1)
+            c = ops.concatenate([c, ops.ones_like(c[:, :1]), -ops.sum(c**2, axis=1, keepdims=True)], axis=1)
+            scores = ops.reshape(ops.matmul(r, ops.transpose(c)), (-1, indices.shape[1] * self.M))
+            best = vq_search.largest(scores, candidates if stage + 1 == self.stages else m_best)
             index, parent = best % self.M, best // self.M
             residual = vq_search.pick(residual, parent) - ops.take(codebook, index, axis=0)
             indices = ops.concatenate([vq_search.pick(indices, parent), index[:, :, None]], axis=2)
@@ -465,7 +466,7 @@ def main(args, data):
             show_film(history, args)
         numbers = np.flatnonzero(counted)
         files = {"original": x[numbers], "decoded": x_hat[numbers]}
-        frames, _ = vq_pager.typical_frames(sd["network"], files["original"].mean(axis=1))
+        frames = vq_pager.typical_frames(sd["network"], files["original"].mean(axis=1))
         titles = [f"frame {numbers[f]}: SD {sd['network'][f]:.1f} dB²" for f in frames]
         plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
         vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)

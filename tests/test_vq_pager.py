@@ -270,9 +270,7 @@ def test_typical_frames_are_loud_and_spread_over_the_percentiles():
     """Frames 0 … 999 are quiet; of frame 1000 + i, SD is i."""
     sd = np.r_[np.full(1000, 1e6), np.arange(1001.0)]
     level = np.r_[np.zeros(1000), np.full(1001, 50)]
-    frames, titles = vq_pager.typical_frames(sd, level, n=4)
-    np.testing.assert_array_equal(frames, [1050, 1350, 1650, 1950])
-    assert titles[1] == "frame 1350: SD 350.0 dB² (35 %)"
+    np.testing.assert_array_equal(vq_pager.typical_frames(sd, level, n=4), [1050, 1350, 1650, 1950])
 
 
 def test_pages_of_frames(drawn, tmp_path):
