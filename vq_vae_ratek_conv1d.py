@@ -17,16 +17,16 @@ the same bit rate: multi-stage k-means VQ of every --dec-th frame, linear interp
 Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the figures.
 
 Expected: 22 minutes of speech, K = 14, 1100 bit/s, 12,000 steps, 5 minutes on two cores; SD on 61 s of other
-speakers and recordings, seeds 1 to 3: 3.47, 3.41, 3.43 dB², classical VQ 6.5.  Four stages every 40 ms, 3.4 hours of
-speech, 29,000 steps: 2.44 dB² at the same bit rate, for 160 instead of 120 ms of delay (networks/README.md).
---blocks 1 makes SD 7 % lower (K = 20, four stages), for 280 ms of delay and twice the time per step.
+speakers and recordings, seeds 1 to 3: 3.47, 3.41, 3.43 dB², classical VQ 6.5.  Four stages every 40 ms, --blocks 1,
+3.4 hours of speech, 29,000 steps: 2.17 dB² at the same bit rate, for 280 instead of 120 ms of delay.  --blocks 1 alone
+makes SD 7 to 10 % lower, for 120 ms of the delay and three times the time per step (networks/README.md).
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
 
 import itertools
 import warnings
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 
 import codec2_model
 import plumbing
@@ -335,15 +335,16 @@ def train(network, x, held, args, rng):
     model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), **options)
+    quick = Namespace(**{**vars(args), "mbest": TRAIN_MBEST})  # all of --mbest would take longer than the training
     progress, history = plumbing.Progress(epochs), []
     with plumbing.CtrlC(model) as ctrl_c:
         for before, epoch in itertools.pairwise(np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))):
             chunks, weights = random_chunks(x, (epoch - before) * epoch_steps * BATCH, args, rng)
             model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
             seen = {"epoch": epoch, "codebooks": ops.convert_to_numpy(quantizer.codebooks)}
-            for part, frames in (("held-out", held), ("train", x)):  # without analysis by synthesis, which takes longer
+            for part, frames in (("held-out", held), ("train", x)):  # without analysis by synthesis
                 some = some_blocks(frames, SAMPLE)
-                seen["z_e"], seen["indices"], x_hat = vq_search.code(network, some, 0, args)
+                seen["z_e"], seen["indices"], x_hat = vq_search.code(network, some, 0, quick)
                 seen[part] = np.mean((some - x_hat)[codec2_model.is_counted(some, args.lower)] ** 2)
             history.append(seen)
             progress.show(epoch, f"SD train {seen['train']:.2f}, held-out {seen['held-out']:.2f} dB²")
