@@ -32,8 +32,9 @@ BATCH = 256  # pairs of vectors
 STEPS = 4350  # training steps, a batch each, that the default of --epochs comes to
 MIN_EPOCHS = 4  # of hours of speech
 LEARNING_RATE = 3e-3  # falls to 0 along a cosine
-FILTER_DB = 2  # training frames are filtered by a smooth random response with this rms
-CUTOFF_SLOPE = 0.25  # dB/Hz at most; half of the frames get a low pass, half a high pass
+FILTER_DB = 1  # training frames are filtered by a smooth random response with this rms
+CUTOFFS = 0.1  # share of the frames that get a low pass, and of those that get a high pass
+CUTOFF_SLOPE = 0.25  # dB/Hz at most
 CUTOFF_DB = 50  # attenuation at most
 MIN_FRAMES = 100  # of the training part, times --dec; no network can be trained on less
 
@@ -153,7 +154,7 @@ def random_filter(bands, target, lines, rng):
     n, hz = len(bands), np.arange(WIDTH, dtype=np.float32) * 4000 / WIDTH
     weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
     response = np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000))
-    low, high = np.float32(rng.uniform(-CUTOFF_SLOPE, CUTOFF_SLOPE, (2, n, 1))).clip(0)  # dB/Hz
+    low, high = np.float32(rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < CUTOFFS))  # dB/Hz
     response -= np.minimum(low * np.maximum(np.float32(rng.uniform(0, 500, (n, 1))) - hz, 0), CUTOFF_DB)
     response -= np.minimum(high * np.maximum(hz - np.float32(rng.uniform(2400, 4000, (n, 1))), 0), CUTOFF_DB)
     response = response[:, None]
