@@ -18,8 +18,8 @@ Frames whose mean level is not above --lower are coded, but neither trained on n
 
 Expected: 22 minutes of speech, K = 14, 1100 bit/s, 12,000 steps, 5 minutes on two cores; SD on 61 s of other
 speakers and recordings, seeds 1 to 3: 3.47, 3.41, 3.43 dB², classical VQ 6.5.  Four stages every 40 ms, --blocks 1,
-3.4 hours of speech, 29,000 steps: 2.17 dB² at the same bit rate, for 280 instead of 120 ms of delay.  --blocks 1 alone
-makes SD 7 to 10 % lower, for 120 ms of the delay and twice the time per step (networks/README.md).
+3.4 hours of speech, 29,000 steps: 2.17 dB² at the same bit rate, for 280 instead of 120 ms of delay.  --blocks 1 makes
+SD 6 to 11 % lower, for 120 ms of this delay and twice the time per step (networks/README.md).
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
