@@ -130,8 +130,9 @@ def test_random_filter_changes_bands_as_it_changes_amplitudes(sample):
     np.testing.assert_allclose(filtered, 10 * np.log10(10 ** (filtered_target / 10) @ lines.T), atol=1e-3)
     response = filtered_target - target
     assert np.sqrt(np.mean(response[:, 32:70] ** 2)) == pytest.approx(eband_train.FILTER_DB, rel=0.2)  # 1 to 2.2 kHz
-    assert response[:, -1].min() < -30  # some have a low pass
-    assert response[:, 0].min() < -30  # and some a high pass
+    for ends in (response[:, -1], response[:, 0]):  # a tenth has a low pass, a tenth a high pass, many of them steep
+        assert 0.02 < np.mean(ends < -10) < 0.12
+        assert ends.min() < -30
 
     sparse = np.where(rng.random(target.shape) < 0.3, target, NAN).astype(np.float16)
     filtered, filtered_target = eband_train.random_filter(bands, sparse, lines, rng)

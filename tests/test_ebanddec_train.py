@@ -44,10 +44,15 @@ def test_one_filter_for_a_pair():
     """Both vectors and all frames between them get the same response; that of the first frame's spectrum is exact."""
     rng = np.random.default_rng(0)
     lines = np.float32([np.interp(np.arange(128) * 31.25, codec2_model.BAND_HZ, e) for e in np.eye(14)])
-    target = rng.normal(40, 8, (50, 3, 128)).astype(np.float32)
+    target = rng.normal(40, 8, (500, 3, 128)).astype(np.float32)
     bands = 10 * np.log10(10 ** (target[:, ::2] / 10) @ lines.T).astype(np.float32)
     filtered, filtered_target = ebanddec_train.random_filter(bands, target, lines, rng)
     response = filtered_target - target
+    for ends in (
+        response[:, 0, -1],
+        response[:, 0, 0],
+    ):  # a tenth has a low pass, a tenth a high pass, many of them steep
+        assert 0.02 < np.mean(ends < -10) < 0.12
     np.testing.assert_allclose(response, response[:, :1].repeat(3, axis=1), atol=1e-4)
     np.testing.assert_allclose(filtered[:, 0], 10 * np.log10(10 ** (filtered_target[:, 0] / 10) @ lines.T), atol=1e-3)
     assert np.abs(filtered[:, 1] - bands[:, 1] - (filtered[:, 0] - bands[:, 0])).mean() < 1

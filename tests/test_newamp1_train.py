@@ -73,6 +73,14 @@ def test_random_filter_moves_vectors_and_target_alike():
     np.testing.assert_allclose(vectors[whole, k], expected, atol=0.05)  # the target is float16
 
 
+def test_a_tenth_of_the_frames_gets_a_low_pass_and_a_tenth_a_high_pass():
+    """Many of them are steep; the smooth response alone has 1 dB rms."""
+    rng = np.random.default_rng(0)
+    _, response = newamp1_train.random_filter(np.zeros((1000, 20)), np.zeros((1000, 256)), 8000, rng)
+    for ends in (response[:, -1], response[:, 0]):
+        assert 0.02 < np.mean(ends < -10) < 0.12
+
+
 @pytest.fixture(scope="module")
 def trained(rate_K, tmp_path_factory):
     """Folder with a network that was trained for a moment on all frames, and the figures that were printed."""
