@@ -172,10 +172,9 @@ def train(network, x, held, args, rng):
     model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
     model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=10)
-    rounds = np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))
     progress = plumbing.Progress(epochs)
     with plumbing.CtrlC(model) as ctrl_c:
-        for before, epoch in itertools.pairwise(rounds):
+        for before, epoch in itertools.pairwise(np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))):
             chosen = random_filter(rng.choice(vectors, (epoch - before) * epoch_steps * BATCH), rng)
             loss = model.fit(chosen, chosen, BATCH, shuffle=False, verbose=0).history["loss"][0]
             held_sd = np.mean((held - decode(network, encode(network, held))[: len(held)]) ** 2)

@@ -195,15 +195,14 @@ class VectorQuantizer(layers.Layer):
         residual = x[:, None]  # [n][partial sums][dim]
         indices = ops.zeros((ops.shape(x)[0], 1, 0), "int32")  # [n][partial sums][stages so far]
         for stage in range(self.stages):
-            codebook = self.codebooks[stage]
+            r, c = ops.reshape(residual, (-1, self.dim)), self.codebooks[stage]
             # −|r − c|² is the product of [2r, −|r|², 1] and [c, 1, −|c|²]: one pass over all pairs instead of four
-            r, c = ops.reshape(residual, (-1, self.dim)), codebook
-            r = ops.concatenate([2 * r, -ops.sum(r**2, axis=1, keepdims=True), ops.ones_like(r[:, :1])], axis=1)
-            c = ops.concatenate([c, ops.ones_like(c[:, :1]), -ops.sum(c**2, axis=1, keepdims=True)], axis=1)
-            scores = ops.reshape(ops.matmul(r, ops.transpose(c)), (-1, indices.shape[1] * self.M))
+            rows = ops.concatenate([2 * r, -ops.sum(r**2, axis=1, keepdims=True), ops.ones_like(r[:, :1])], axis=1)
+            columns = ops.concatenate([c, ops.ones_like(c[:, :1]), -ops.sum(c**2, axis=1, keepdims=True)], axis=1)
+            scores = ops.reshape(ops.matmul(rows, ops.transpose(columns)), (-1, indices.shape[1] * self.M))
             best = vq_search.largest(scores, candidates if stage + 1 == self.stages else m_best)
             index, parent = best % self.M, best // self.M
-            residual = vq_search.pick(residual, parent) - ops.take(codebook, index, axis=0)
+            residual = vq_search.pick(residual, parent) - ops.take(c, index, axis=0)
             indices = ops.concatenate([vq_search.pick(indices, parent), index[:, :, None]], axis=2)
         return indices
 
