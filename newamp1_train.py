@@ -74,7 +74,7 @@ def load(args):
         vectors, quantised = codec2_model.read_newamp1(features, n)
         files.append(codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ, args.Fs))
         files[-1]["number"] = np.arange(n)
-        files[-1]["target"][~(np.float64(vectors.mean(axis=1)) > args.lower)] = np.nan
+        files[-1]["target"][~codec2_model.is_counted(vectors, args.lower)] = np.nan
         if quantised is not None:
             files[-1]["quantised"] = quantised
     n = len(files[0]["number"][: args.nb_samples])

@@ -40,6 +40,16 @@ def usual_signals():
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def one_correction(monkeypatch):
+    """Networks of eband_train have one correction instead of four, and compile in a third of the time.
+
+    Not those of fixtures with a wider scope, and of scripts that run in a process of their own.
+    """
+    if "eband_train" in sys.modules:
+        monkeypatch.setattr(sys.modules["eband_train"], "ROUNDS", 1)
+
+
 @pytest.fixture
 def run(tmp_path):
     """run("script.py", *arguments) in `tmp_path`."""

@@ -51,16 +51,16 @@ def all_commands():
 
 
 def run_here(command):
-    """Run `./script.py options` in this process, which has Keras already; one epoch, and a short search."""
+    """Run `./script.py options` in this process, which has Keras already; one epoch, a short search, few pictures."""
     name, *argv = shlex.split(command, comments=True)
     specification = importlib.util.spec_from_file_location(name[2:-3], name)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
-    script.PICTURES, script.KMEANS = 2, 2500  # of a film; vectors
+    script.PICTURES, script.KMEANS, script.ROUNDS = 2, 2500, 1  # of a film; vectors; corrections, or evaluations
     script.renumber = lambda codebook, use: np.arange(len(codebook))  # of vq_ber.py: a minute, with tests of its own
     with open(name) as file:
         known = file.read()
-    argv += ["--plot_dir", "pictures"] if "--plot_dir" in known and "--noplots" not in argv else []
+    argv += ["--noplots"] if "--noplots" in known and "--plot_dir" not in argv else []
     argv += ["--epochs", "1"] if "--epochs" in known and "--nnin" not in argv else []
     argv += ["--mbest", "4", "--sweeps", "1"] if "--sweeps" in known else []
     args = script.parse_args(argv)

@@ -165,8 +165,8 @@ def test_qpsk_finds_the_constellation(run, tmp_path):
 
 def test_codewords_walk_out_of_a_corner(capsys, drawn):
     """They start where most vectors are far away, and end within 10 % of the usual start, all of them in use."""
-    usual = train(capsys, "--noplots", "--epochs", 20)
-    corner = train(capsys, "--noplots", "--start", "corner")
+    usual = train(capsys, "--noplots", "--epochs", 10)
+    corner = train(capsys, "--noplots", "--epochs", 25, "--start", "corner")
     assert corner["codewords in use"] == 16
     assert corner["held-out variance after"] < 1.1 * usual["held-out variance after"]
     assert usual["held-out variance after"] < 1.05 * usual["k-means"]
