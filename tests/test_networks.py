@@ -77,7 +77,7 @@ def test_search_for_harmonics(K, quantiser, decoder, features, tmp_path, capsys)
     for harmonics in ((), ("--harmonics", model, folder / f"{decoder}.keras")):
         command = (vectors, "--nnin", folder / f"{quantiser}.keras", "--testout", tmp_path / "y.f32", *harmonics)
         for script, words in (
-            (vq_vae_ratek_conv1d, (*command, "--sweeps", 1)),
+            (vq_vae_ratek_conv1d, (*command, "--mbest", 8, "--sweeps", 1)),
             (eband_out, (folder / f"{decoder}.keras", tmp_path / "y.f32", model)),
         ):
             args = script.parse_args([*map(str, words), "--noplots"])
