@@ -40,14 +40,10 @@ def usual_signals():
         signal.signal(number, handler)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def one_correction(monkeypatch):
-    """Networks of eband_train have one correction instead of four, and compile in a third of the time.
-
-    Not those of fixtures with a wider scope, and of scripts that run in a process of their own.
-    """
-    if "eband_train" in sys.modules:
-        monkeypatch.setattr(sys.modules["eband_train"], "ROUNDS", 1)
+    """Networks of eband_train have one correction instead of four, and compile in a third of the time."""
+    monkeypatch.setattr("eband_train.ROUNDS", 1)
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ def test_options_travel_with_the_network(trained):
     assert (options["eband_K"], options["eband_start"], options["gain"], options["dec"]) == (14, 0, 10, 1)
 
 
+@pytest.mark.usefixtures("one_correction")
 def test_every_training_frame_once_an_epoch_and_no_held_out_frame(sample, tmp_path, monkeypatch):
     """In another order every epoch, filtered batch by batch; the default number of epochs makes STEPS steps."""
     pair, seen, random_filter = first_frames(sample, 300, tmp_path), [], eband_train.random_filter
@@ -185,6 +186,7 @@ def test_every_training_frame_once_an_epoch_and_no_held_out_frame(sample, tmp_pa
     assert not np.array_equal(epochs[0], epochs[1])
 
 
+@pytest.mark.usefixtures("one_correction")
 def test_seed_decides_everything_and_held_out_frames_nothing(sample, tmp_path):
     features, model = first_frames(sample, 300, tmp_path)
     for path, size in ((features, 56), (model, 1300)):  # b has another held-out part
@@ -199,6 +201,7 @@ def test_seed_decides_everything_and_held_out_frames_nothing(sample, tmp_path):
     assert not all(np.array_equal(x, y) for x, y in zip(results["a"], weights(tmp_path / "x.keras"), strict=True))
 
 
+@pytest.mark.usefixtures("one_correction")
 def test_digital_silence_and_log10_features(sample, tmp_path):
     """Frames with A = 0 have no target and do not count; --gain 1 takes features that are log10."""
     features, model = first_frames(sample, 300, tmp_path)
@@ -217,6 +220,7 @@ def test_digital_silence_and_log10_features(sample, tmp_path):
     assert (options["eband_start"], options["gain"]) == (2, 1)
 
 
+@pytest.mark.usefixtures("one_correction")
 def test_ctrl_c_saves_and_reports(sample, tmp_path, monkeypatch):
     calls, random_filter = [], eband_train.random_filter
 

@@ -48,10 +48,8 @@ def test_one_filter_for_a_pair():
     bands = 10 * np.log10(10 ** (target[:, ::2] / 10) @ lines.T).astype(np.float32)
     filtered, filtered_target = ebanddec_train.random_filter(bands, target, lines, rng)
     response = filtered_target - target
-    for ends in (
-        response[:, 0, -1],
-        response[:, 0, 0],
-    ):  # a tenth has a low pass, a tenth a high pass, many of them steep
+    for end in (-1, 0):  # a tenth has a low pass, a tenth a high pass, many of them steep
+        ends = response[:, 0, end]
         assert 0.02 < np.mean(ends < -10) < 0.12
     np.testing.assert_allclose(response, response[:, :1].repeat(3, axis=1), atol=1e-4)
     np.testing.assert_allclose(filtered[:, 0], 10 * np.log10(10 ** (filtered_target[:, 0] / 10) @ lines.T), atol=1e-3)

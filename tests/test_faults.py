@@ -348,6 +348,7 @@ EBAND = "{bands} {changed} --epochs 1 --noplots"
     ],
 )
 @pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.usefixtures("one_correction")
 def test_figures_are_numbers(changed, script, words, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(script)

@@ -23,7 +23,7 @@ OLD = b"a good file from before"
 
 
 @pytest.fixture
-def small(sample, tmp_path, monkeypatch):
+def small(sample, tmp_path, monkeypatch, one_correction):
     """300 frames of the sample, "s.f32" and "s.model", in the working folder."""
     monkeypatch.chdir(tmp_path)
     codec2_model.write_rate_K(codec2_model.read_rate_K(sample[0], 14)[300:600], "s.f32")
@@ -301,6 +301,7 @@ def test_odd_speech_goes_through(name, odd_speech, tmp_path, monkeypatch, capsys
     assert (tmp_path / "y.wav").stat().st_size == 44 + 160 * nb_frames
 
 
+@pytest.mark.usefixtures("one_correction")
 @pytest.mark.filterwarnings("error:.*(parse|mathtext|surrogate)")
 def test_odd_names_links_and_one_frame(tmp_path, capsys):
     """From speech to speech, through files with odd names and through links."""
