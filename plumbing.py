@@ -1,6 +1,7 @@
 """What every script needs and no experiment changes: one-line errors, files, network archives, windows and pictures."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -248,8 +249,20 @@ def show(figures, plot_dir):
 
 def show_film(fig, draw, nb_pictures, name, plot_dir):
     """Let draw(i), i = 0…nb_pictures − 1, fill `fig` again and again: a film in a window, or a GIF and a last PNG."""
-    from matplotlib.animation import FuncAnimation
 
-    film = FuncAnimation(fig, draw, [*range(nb_pictures), *[nb_pictures - 1] * 8], interval=250, repeat=False)
-    save_picture(fig, f"{name}.gif", plot_dir, lambda new: film.save(new, "pillow", dpi=70))
+    def save(filename):
+        from PIL import Image
+
+        pictures = []
+        for i in range(nb_pictures):
+            draw(i)
+            fig.savefig(picture := io.BytesIO(), dpi=70)
+            pictures.append(Image.open(picture).convert("RGB"))
+        durations = [*[250] * (nb_pictures - 1), 2000]  # ms
+        pictures[0].save(filename, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+    if not save_picture(fig, f"{name}.gif", plot_dir, save):
+        from matplotlib.animation import FuncAnimation
+
+        fig.film = FuncAnimation(fig, draw, nb_pictures, interval=250, repeat=False)  # runs while it has a name
     show({name: fig}, plot_dir)

@@ -22,6 +22,7 @@ import numpy as np
 PER_PAGE = 16  # vectors, in four rows and columns
 MAX_PNG_PAGES = 2  # pages that are written where there is no display; a long file has thousands
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # keys that do nothing alone
+MARGINS = {"left": 0.06, "right": 0.98, "bottom": 0.07, "top": 0.94}  # Matplotlib takes half a second to work them out
 WAVE_GAP = 1.2  # vertical distance of waveforms that are drawn together, in peaks of the original
 
 
@@ -33,7 +34,7 @@ def page_through(draw, nb_pages, name, plot_dir):
     """
     import matplotlib.pyplot as plt
 
-    pager = Pager(plt.figure(figsize=(12, 8), layout="constrained"), draw, nb_pages)
+    pager = Pager(plt.figure(figsize=(12, 8)), draw, nb_pages)
     for page in range(min(nb_pages, MAX_PNG_PAGES)):
         pager.show(page)
         if not plumbing.save_picture(pager.fig, f"{name}_{page + 1}.png", plot_dir, pager.fig.savefig):
@@ -88,7 +89,7 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
     margin = 0.05 * (high - low) or 1
 
     def draw(fig, page):
-        axes = fig.subplots(4, 4, sharex=True, sharey=True)
+        axes = fig.subplots(4, 4, sharex=True, sharey=True, gridspec_kw={**MARGINS, "wspace": 0.05, "hspace": 0.2})
         shown = range(page * PER_PAGE, min((page + 1) * PER_PAGE, len(numbers)))
         for i, ax in zip(shown, axes.flat, strict=False):
             for (label, vectors), style in zip(files.items(), ("o-C0", "s--C1"), strict=False):
@@ -101,7 +102,7 @@ def page_vectors(files, numbers, titles, name, plot_dir, unit="dB"):
         axes[0, 0].set_ylim(low - margin, high + margin)
         fig.supxlabel("k")
         fig.supylabel(unit)
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize=8, ncols=2)
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8, ncols=2)
 
     page_through(draw, -(-len(numbers) // PER_PAGE), name, plot_dir)
 
@@ -122,7 +123,7 @@ def page_frames(model, numbers, titles, spectra, name, plot_dir, Fs=codec2_model
     records = [codec2_model.read_records(model, number, 1)[0] for number in numbers]
 
     def draw(fig, page):
-        axes = fig.subplots(4, 3)
+        axes = fig.subplots(4, 3, gridspec_kw={**MARGINS, "wspace": 0.2, "hspace": 0.6})
         n = np.arange(-80, 80)
         shown = range(6 * page, min(6 * page + 6, len(records)))
         for i, spectrum, wave in zip(shown, axes[::2].flat, axes[1::2].flat, strict=False):

@@ -20,7 +20,8 @@ def pytest_configure(config):
     """No windows, neither in this process nor in those that it starts; one thread each, as there is one per core."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation")  # within Keras
+    for warning in ("__array__ implementation", "The structure of `inputs`", "Even though the `tf.config"):  # of Keras
+        config.addinivalue_line("filterwarnings", f"ignore:{warning}")
     os.environ |= {"MPLBACKEND": "Agg", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -38,6 +39,19 @@ def usual_signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def eager():
+    """Networks run operation by operation: compiling a small one takes longer than all it does in a test.
+
+    Scripts in processes of their own compile theirs.
+    """
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT, assert_refused, figures
 from test_eband_train import first_frames, run_script, trained  # noqa: F401, a fixture
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 keras = eband_out.keras
 
 

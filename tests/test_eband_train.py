@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import assert_refused, figures
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 keras = eband_train.keras
 NAN = np.nan
 

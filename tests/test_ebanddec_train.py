@@ -9,6 +9,8 @@ import pytest
 from conftest import assert_refused, figures
 from test_eband_train import first_frames, run_script, weights
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 keras = ebanddec_train.keras
 NAN = np.nan
 

@@ -21,6 +21,8 @@ from conftest import ROOT, SCRIPTS, assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 FRAMES = 300
 SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
 

@@ -184,6 +184,9 @@ for write, *data in (
     assert set(tmp_path.iterdir()) == before
 
 
+pytestmark = pytest.mark.usefixtures("eager")
+
+
 # ---------------------------------------------------------------- Ctrl-C
 
 TRAINING = ("eband_train", "s.f32", "s.model", "--epochs", 3, "--noplots", "--nnout", "out.keras")

@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT, assert_refused, figures, run_in
 from test_eband_train import run_script, weights
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 keras = newamp1_train.keras
 WAV = ROOT / "tests" / "data" / "sample_8k.wav"
 

@@ -120,8 +120,9 @@ def test_saved_and_loaded(tmp_path):
 # ---------------------------------------------------------------- figures
 
 
-def test_shannon_bound(capsys):
+def test_shannon_bound(capsys, monkeypatch):
     """1 / 16 for Gaussian vectors at 2 bits per dimension; all but the noise for qpsk at 1 bit per dimension."""
+    monkeypatch.setattr(script, "HELD_OUT", 1000)
     options = ("--epochs", "1", "--nb_samples", "1000", "--noplots")
     assert train(capsys, *options)["Shannon bound"] == 0.0625
     assert train(capsys, *options, "--test", "qpsk", "--num_embedding", "4")["Shannon bound"] == script.NOISE_VARIANCE

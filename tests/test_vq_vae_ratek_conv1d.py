@@ -13,6 +13,14 @@ keras = script.keras
 SMALL = ("--num_embedding", "32", "--epochs", "2", "--embedding_dim", "8", "--noplots")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_k_means():
+    """k-means of 2000 instead of 60,000 vectors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "KMEANS", 2000)
+        yield
+
+
 def speech_like(n, K=14, seed=0):
     """Random vectors [n][K] in dB with about the level, shape and smoothness of speech."""
     rng = np.random.default_rng(seed)
@@ -99,7 +107,7 @@ def test_straight_through():
 def test_ema_moves_codewords_to_the_mean_of_their_vectors():
     layer = quantizer_of([[[0.0], [10.0]]], decay=0.9)
     x = np.float32([[1.0], [1.0], [9.0], [8.0]])
-    for _ in range(200):
+    for _ in range(60):
         layer(x, training=True)
     np.testing.assert_allclose(np.array(layer.codebooks)[0, :, 0], [1, 8.5], atol=0.05)
 
@@ -388,6 +396,7 @@ def test_sender_without_training(trained, tmp_path, capsys):
     np.testing.assert_array_equal(books, network.get_layer("quantizer").codebooks)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(("stages", "seeds"), [(1, "1"), (3, "112")])
 def test_other_stages_and_vectors(stages, seeds, tmp_path, capsys):
     """K = 20, any number of stages, one epoch; the same seed gives the same bits, another seed others."""
@@ -396,7 +405,7 @@ def test_other_stages_and_vectors(stages, seeds, tmp_path, capsys):
     for seed in seeds:
         files = ("--nnout", f"{tmp_path}/n.keras", "--vqout", f"{tmp_path}/n", "--seed", seed)
         blocks = ("--blocks", "1") if stages == 1 else ()
-        options = ("--eband_K", "20", "--vq_stages", str(stages), *SMALL, *blocks, "--epochs", "1")
+        options = ("--eband_K", "20", "--vq_stages", str(stages), *SMALL, *blocks, "--epochs", "1", "--sweeps", "1")
         args = script.parse_args([f"{tmp_path}/x.f32", *options, *files])
         script.main(args, script.load(args))
         networks.append([(tmp_path / f"n_{stage + 1}.f32").read_bytes() for stage in range(stages)])
