@@ -138,7 +138,7 @@ def test_silence_is_neither_trained_on_nor_counted(rate_K, tmp_path, monkeypatch
 def test_features_of_c2enc_to_speech(run, mlfeat, tmp_path):
     """The 40 ms route: c2enc, training, eband_out, synthesis."""
     options = ("--lower", -200, "--noplots", "--test", *mlfeat, "--nnout", tmp_path / "n.keras")
-    values = figures(run_script(newamp1_train, *mlfeat, "--epochs", 20, *options))
+    values = figures(run_script(newamp1_train, *mlfeat, "--epochs", 8, *options))
     assert values["train network SD"] < values["train conventional SD"] < values["train 700C quantised SD"]
     out = run_script(eband_out, tmp_path / "n.keras", *mlfeat, "--noplots", "--modelout", tmp_path / "out.model")
     assert figures(out)["last"] == pytest.approx(values["test network SD"], abs=0.01)
