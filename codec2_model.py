@@ -177,7 +177,8 @@ def read_indices(filename, M, stages, dec):
 
 
 def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
-    """A pair of files in memory: {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width], to_bins()}."""
+    """A pair of files in memory: {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width], to_bins();
+    "number" [n] of each frame in the file}."""
     n = count_items(model)
     if len(vectors) != n:
         raise FormatError(f"{features}: {len(vectors)} frames, but {model} has {n}")
@@ -185,7 +186,7 @@ def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
     for part, records in read_blocks(model, n):
         Wo[part], L[part], A = records["Wo"], records["L"], records["A"]
         target[part] = to_bins(Wo[part], L[part], A, width, cutoff_hz, Fs)
-    return {"vectors": vectors, "Wo": Wo, "L": L, "target": target}
+    return {"vectors": vectors, "Wo": Wo, "L": L, "target": target, "number": np.arange(n)}
 
 
 def used_frames(target, least, what):

@@ -136,9 +136,7 @@ def main(args, data):
         codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
     if not args.noplots:
         plumbing.show({"eband_out_sd": vq_pager.plot_sd(sd, used)}, args.plot_dir)
-        shown = np.flatnonzero(used >= (args.frame or 0))[:60]
-        if args.frame is None:
-            shown = vq_pager.typical_frames(sd["network"], data["vectors"][used].mean(axis=1))
+        shown = vq_pager.frames_to_show(args.frame, used, sd["network"], data["vectors"][used].mean(axis=1))
         titles = [f"frame {used[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
         spectra, Fs = estimate(network, data, used[shown]), data["options"]["Fs"]
         vq_pager.page_frames(args.model, used[shown], titles, spectra, "eband_out_frames", args.plot_dir, Fs)

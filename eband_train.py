@@ -5,10 +5,9 @@ Usage:
     ./c2sim.py train.raw --bands train.f32 --bands_lower 10 --modelout train.model
     ./eband_train.py train.f32 train.model --Wo --nnout ampnn.keras --test test.f32 test.model
 
-The network has 128 outputs, evenly spaced over 0…4 kHz.  Every harmonic of a frame falls in one of them; the others
-have no target in that frame, and the loss leaves them out.  The network starts from a linear interpolation of the band
-energies.  Four times it works out which energies its amplitudes would give, and corrects them by what differs from the
-bands.  It sees the bands without their mean, so that the level of a recording does not matter to it.
+The network has 128 outputs, evenly spaced over 0…4 kHz.  A harmonic falls in one; the loss leaves the others out.
+The network starts from a linear interpolation of the bands, works out four times which bands its amplitudes would give,
+and corrects them by the difference.  It sees bands without their mean: the level does not matter to it.
 
 Expected: 22 minutes of speech, 12 epochs, 4 minutes on two slow cores; SD and variance on 61 s of other speakers and
 recordings 10.4 and 10.2 dB² with --Wo, 14.9 and 10.4 without, 20.2 and 16.3 for the interpolation.
@@ -68,15 +67,14 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "number" [n], that of each frame in its
-    file; "inputs" of the network; "used" [u], the frames of the part that have a target."""
+    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "inputs" of the network; "used" [u],
+    the frames that have a target."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
     for features, model in zip(names[::2], names[1::2], strict=True):
         bands = codec2_model.read_rate_K(features, args.eband_K, args.gain)[:, args.eband_start :]
         files.append(codec2_model.load_pair(features, model, bands, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["number"] = np.arange(len(bands))
     n = len(files[0]["number"][: args.nb_samples])
     nb_train = n - n // 10  # the rest is cut off before anything is shuffled
     data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
@@ -214,9 +212,7 @@ def plot(losses, sd, part, models, args):
     ax.legend()
     used, numbers = part["used"], part["number"][part["used"]]
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
-    shown = np.flatnonzero(numbers >= (args.frame or 0))[:60]
-    if args.frame is None:
-        shown = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
+    shown = vq_pager.frames_to_show(args.frame, numbers, sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
     spectra = models.predict_on_batch([values[used[shown]] for values in part["inputs"]])
     model = args.test[1] if args.test else args.model
@@ -227,7 +223,6 @@ def main(args, data):
     keras.utils.set_random_seed(args.seed)
     lines, offset = fit_baseline(data["train"]["vectors"], args)
     network = build_network(args.Wo, lines, offset)
-    print(f"weights: {network.count_params()}")
     losses = train(network, data, lines, args)
     options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
     options |= {"input": "bands and Wo" if args.Wo else "bands", "width": WIDTH, "dec": 1}

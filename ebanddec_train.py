@@ -66,16 +66,14 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "number" [n], that of each frame in its
-    file; "sent", the frames of vectors that a decoder gets but for the last one; "used" [u], the frames before the last
-    one that have a target."""
+    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "sent", the frames of vectors that a
+    decoder gets but for the last one; "used" [u], the frames before the last one that have a target."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
     for features, model in zip(names[::2], names[1::2], strict=True):
         bands = codec2_model.read_rate_K(features, args.eband_K, args.gain)[:, args.eband_start :]
         files.append(codec2_model.load_pair(features, model, bands, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["number"] = np.arange(len(bands))
     n = len(files[0]["number"][: args.nb_samples])
     nb_train = n - n // 10  # the rest is cut off before anything is shuffled
     data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
@@ -216,9 +214,7 @@ def plot(losses, sd, part, models, args):
     ax.legend()
     used, numbers = part["used"], part["number"][part["used"]]
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
-    shown = np.flatnonzero(numbers >= (args.frame or 0))[:60]
-    if args.frame is None:
-        shown = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
+    shown = vq_pager.frames_to_show(args.frame, numbers, sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]} (vector + {used[i] % args.dec}): SD {sd['network'][i]:.1f} dB²" for i in shown]
     vectors, target = pairs(part, used[shown] // args.dec * args.dec, args.dec)
     row = np.arange(len(shown)), used[shown] % args.dec
@@ -231,7 +227,6 @@ def main(args, data):
     keras.utils.set_random_seed(args.seed)
     lines, offset = fit_baseline(data["train"]["vectors"], args)
     network = build_network(args.dec, lines, offset)
-    print(f"weights: {network.count_params()}")
     losses = train(network, data, lines, args)
     options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
     options |= {"input": "band pairs", "width": WIDTH}

@@ -65,7 +65,7 @@ def parse_args(argv=None):
 
 def load(args):
     """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "quantised" [n][160], amplitudes of an
-    mlfeat file; "number" [n], that of each frame in its file; "used" [u], the frames of the part that count."""
+    mlfeat file; "used" [u], the frames of the part that count."""
     names = [args.features, args.model, *(args.test or [])]
     plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
     files = []
@@ -73,7 +73,6 @@ def load(args):
         n = codec2_model.count_items(model)
         vectors, quantised = codec2_model.read_newamp1(features, n)
         files.append(codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["number"] = np.arange(n)
         files[-1]["target"][~codec2_model.is_counted(vectors, args.lower)] = np.nan
         if quantised is not None:
             files[-1]["quantised"] = quantised
@@ -205,7 +204,6 @@ def plot(losses, sd, part, network, args):
 def main(args, data):
     keras.utils.set_random_seed(args.seed)
     network = build_network(args.Fs)
-    print(f"weights: {network.count_params()}")
     losses = train(network, data, args)
     options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
     options |= {"input": "newamp1", "width": WIDTH, "eband_K": K, "eband_start": 0, "gain": 10, "dec": 1}

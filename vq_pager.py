@@ -115,6 +115,11 @@ def typical_frames(sd, level, n=16):
     return loud[np.argsort(sd[loud], kind="stable")[rank]]
 
 
+def frames_to_show(first, numbers, sd, level):
+    """Places in `numbers` [frames] of the next 60 frames from number `first` on, or of typical ones when it is None."""
+    return typical_frames(sd, level) if first is None else np.flatnonzero(numbers >= first)[:60]
+
+
 def page_frames(model, numbers, titles, spectra, name, plot_dir, Fs=codec2_model.FS_HZ):
     """Turn pages of six frames of a model file: amplitudes of the harmonics above, 20 ms of waveform below.
 
