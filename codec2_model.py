@@ -178,7 +178,7 @@ def read_indices(filename, M, stages, dec):
 
 def load_pair(features, model, vectors, width, cutoff_hz, Fs=FS_HZ):
     """A pair of files in memory: {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width], to_bins();
-    "number" [n] of each frame in the file}."""
+    "number": [n], that of each frame in the file}."""
     n = count_items(model)
     if len(vectors) != n:
         raise FormatError(f"{features}: {len(vectors)} frames, but {model} has {n}")

@@ -318,6 +318,7 @@ def test_load_pair(tmp_path):
     np.testing.assert_array_equal(data["L"], [39, 39, 39, 39, 0])
     assert np.isfinite(data["target"]).sum(axis=1).tolist() == [39, 39, 39, 39, 0]
     assert np.nanmax(data["target"]) == 40
+    assert data["number"].tolist() == [0, 1, 2, 3, 4]
     for count in (4, 6):
         with pytest.raises(FormatError, match=rf"^x\.f32: {count} frames, but .*x\.model has 5"):
             codec2_model.load_pair("x.f32", tmp_path / "x.model", np.zeros((count, 14)), 128, 4000)

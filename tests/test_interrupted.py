@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, figures
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
 OLD = b"a good file from before"
 
@@ -182,9 +184,6 @@ for write, *data in (
     subprocess.run(command, cwd=tmp_path, env=env, check=True, preexec_fn=limit(5000), timeout=60)
     assert (tmp_path / "out").read_bytes() == OLD
     assert set(tmp_path.iterdir()) == before
-
-
-pytestmark = pytest.mark.usefixtures("eager")
 
 
 # ---------------------------------------------------------------- Ctrl-C
