@@ -68,6 +68,7 @@ def test_indices_stay(features):
 @pytest.mark.parametrize(
     ("K", "quantiser", "decoder"), [(14, "vq_K14_1100", "bands_Wo"), (20, "vq_K20_550", "newamp1")]
 )
+@pytest.mark.filterwarnings("error:The structure of `inputs`")
 def test_search_for_harmonics(K, quantiser, decoder, features, tmp_path, capsys):
     """The command line: indices chosen for the harmonics give an SD of these that is a twentieth lower or more."""
     vectors, model = tmp_path / "x.f32", tmp_path / "x.model"
