@@ -276,17 +276,18 @@ def match_mean(estimate, target):
     return estimate + np.nansum(target - estimate, axis=-1, keepdims=True) / np.maximum(count, 1)
 
 
-def print_figures(part, n, blocks_of_figures):
-    """Print mean SD and variance of each estimate of a part of the data, n frames; returns {estimate: SD [u]} in dB².
-
-    blocks_of_figures: a list of {estimate: sd_and_variance()}, one for each block of frames.
-    """
-    sd = {}
-    for name in blocks_of_figures[0]:
-        sd[name], variance = np.concatenate([figures[name] for figures in blocks_of_figures], axis=1)
-        print(f"{part} {name} SD: {sd[name].mean():.2f} dB²")
-        print(f"{part} {name} variance: {variance.mean():.2f} dB²")
-    print(f"{part} frames: {len(variance)} of {n}")
+def print_figures(part, target, estimate, *inputs):
+    """Print mean SD and variance of every estimate of a part of the data; returns {label: SD [u] in dB²} of the frames
+    that have a target.  estimate(*inputs, frames) gives {label: dB [f][width]} for the frames of these numbers [f]."""
+    figures, sd = [], {}
+    for block in blocks(len(target)):
+        spectra = estimate(*inputs, np.arange(block.start, block.stop))
+        figures.append({label: sd_and_variance(target[block], x) for label, x in spectra.items()})
+    for label in figures[0]:
+        sd[label], variance = np.concatenate([of_block[label] for of_block in figures], axis=1)
+        print(f"{part} {label} SD: {sd[label].mean():.2f} dB²")
+        print(f"{part} {label} variance: {variance.mean():.2f} dB²")
+    print(f"{part} frames: {len(variance)} of {len(target)}")
     return sd
 
 

@@ -122,16 +122,17 @@ def estimate(network, data, frames):
 
 def main(args, data):
     network, used = load_network(args.network, data), data["used"]
-    n = len(data["target"])
-    Wo, L, A_hat, phi, voiced = codec2_model.read(args.model, n)  # A_hat: the amplitudes are replaced block after block
-    figures = []
-    for block in codec2_model.blocks(n):
-        spectra = estimate(network, data, np.arange(block.start, block.stop))
+    # the amplitudes in A_hat are replaced block after block
+    Wo, L, A_hat, phi, voiced = codec2_model.read(args.model, len(data["target"]))
+
+    def estimate_and_keep(frames):
+        spectra = estimate(network, data, frames)
         if not ((spectra["network"] > -1000) & (spectra["network"] < 120)).all():
             raise FormatError(f"{args.network}: a network with estimates that are not finite, or not -1000 to 120 dB")
-        A_hat[block] = codec2_model.from_bins(spectra["network"], Wo[block], L[block])
-        figures.append({name: codec2_model.sd_and_variance(data["target"][block], x) for name, x in spectra.items()})
-    sd = codec2_model.print_figures("file", n, figures)
+        A_hat[frames] = codec2_model.from_bins(spectra["network"], Wo[frames], L[frames])
+        return spectra
+
+    sd = codec2_model.print_figures("file", data["target"], estimate_and_keep)
     if args.modelout:
         codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
     if not args.noplots:

@@ -76,9 +76,8 @@ def load(args):
         bands = codec2_model.read_rate_K(features, args.eband_K, args.gain)[:, args.eband_start :]
         files.append(codec2_model.load_pair(features, model, bands, WIDTH, F_CUTOFF_HZ, args.Fs))
     n = len(files[0]["number"][: args.nb_samples])
-    nb_train = n - n // 10  # the rest is cut off before anything is shuffled
-    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
-    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
+    cuts = {"train": slice(n - n // 10), "held-out": slice(n - n // 10, n)}  # before anything is shuffled
+    data = {part: {name: values[cut] for name, values in files[0].items()} for part, cut in cuts.items()}
     data |= {"test": files[1]} if args.test else {}
     for name, part in data.items():
         part["inputs"] = [part["vectors"], part["Wo"][:, None]] if args.Wo else [part["vectors"]]
@@ -195,26 +194,21 @@ def train(network, data, lines, args):
     return losses
 
 
-def evaluate(name, part, models):
-    """Print the figures of a part of the data; returns SD {estimate: [u]} in dB² of its frames with a target."""
-    figures = []
-    for block in codec2_model.blocks(len(part["target"])):
-        spectra = models.predict_on_batch([values[block] for values in part["inputs"]])
-        figures.append({label: codec2_model.sd_and_variance(part["target"][block], x) for label, x in spectra.items()})
-    return codec2_model.print_figures(name, len(part["target"]), figures)
+def estimate(models, part, frames):
+    """Spectra {label: dB [f][WIDTH]} of frames [f] of a part of the data, by their numbers."""
+    return models.predict_on_batch([values[frames] for values in part["inputs"]])
 
 
 def plot(losses, sd, part, models, args):
     """SD by epoch; SD by frame and spectra of the part of the data that the last figure is of."""
-    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained", subplot_kw={"xlabel": "Epoch", "ylabel": "SD (dB²)"})
     ax.plot(np.arange(len(losses)) + 1, losses, ".-", label=["training part, filtered", "held-out part"])
-    ax.set(xlabel="Epoch", ylabel="SD (dB²)")
     ax.legend()
     used, numbers = part["used"], part["number"][part["used"]]
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
     shown = vq_pager.frames_to_show(args.frame, numbers, sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-    spectra = models.predict_on_batch([values[used[shown]] for values in part["inputs"]])
+    spectra = estimate(models, part, used[shown])
     model = args.test[1] if args.test else args.model
     vq_pager.page_frames(model, numbers[shown], titles, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
 
@@ -230,7 +224,7 @@ def main(args, data):
     outputs = {"network": network.output, "interpolation": network.get_layer("interpolation").output}
     models = keras.Model(network.inputs, outputs)
     for name, part in data.items():
-        sd = evaluate(name, part, models)
+        sd = codec2_model.print_figures(name, part["target"], estimate, models, part)
     if not args.noplots:
         plot(losses, sd, part, models, args)
     print(f"{sd['network'].mean():.2f}")

@@ -77,9 +77,8 @@ def load(args):
         if quantised is not None:
             files[-1]["quantised"] = quantised
     n = len(files[0]["number"][: args.nb_samples])
-    nb_train = n - n // 10  # the rest is cut off before anything is shuffled
-    data = {"train": {name: values[:nb_train] for name, values in files[0].items()}}
-    data["held-out"] = {name: values[nb_train:n] for name, values in files[0].items()}
+    cuts = {"train": slice(n - n // 10), "held-out": slice(n - n // 10, n)}  # before anything is shuffled
+    data = {part: {name: values[cut] for name, values in files[0].items()} for part, cut in cuts.items()}
     data |= {"test": files[1]} if args.test else {}
     for name, part in data.items():
         what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
@@ -165,8 +164,8 @@ def train(network, data, args):
     return losses
 
 
-def estimates(network, part, frames, args):
-    """Spectra {estimate: dB [n][WIDTH]} of some frames, numbers or a slice, of a part of the data."""
+def estimate(network, args, part, frames):
+    """Spectra {label: dB [f][WIDTH]} of frames [f] of a part of the data, by their numbers."""
     vectors, Wo, L = (part[name][frames] for name in ("vectors", "Wo", "L"))
     A = {"conventional": codec2_model.rate_K_to_L(vectors, Wo, L)}
     if "quantised" in part:
@@ -175,20 +174,10 @@ def estimates(network, part, frames, args):
     return {"network": network.predict_on_batch(vectors), **bins}
 
 
-def evaluate(name, part, network, args):
-    """Print the figures of a part of the data; returns SD {estimate: [u]} in dB² of its frames with a target."""
-    figures = []
-    for block in codec2_model.blocks(len(part["target"])):
-        spectra = estimates(network, part, block, args)
-        figures.append({label: codec2_model.sd_and_variance(part["target"][block], x) for label, x in spectra.items()})
-    return codec2_model.print_figures(name, len(part["target"]), figures)
-
-
 def plot(losses, sd, part, network, args):
     """SD by epoch; SD by frame and spectra of the part of the data that the last figure is of."""
-    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained", subplot_kw={"xlabel": "Epoch", "ylabel": "SD (dB²)"})
     ax.plot(np.arange(len(losses)) + 1, losses, ".-", label=["training part, filtered", "held-out part"])
-    ax.set(xlabel="Epoch", ylabel="SD (dB²)")
     ax.legend()
     used, numbers = part["used"], part["number"][part["used"]]
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
@@ -196,7 +185,7 @@ def plot(losses, sd, part, network, args):
     if not args.frames:
         shown = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-    spectra = estimates(network, part, used[shown], args)
+    spectra = estimate(network, args, part, used[shown])
     model = args.test[1] if args.test else args.model
     vq_pager.page_frames(model, numbers[shown], titles, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
 
@@ -209,7 +198,7 @@ def main(args, data):
     options |= {"input": "newamp1", "width": WIDTH, "eband_K": K, "eband_start": 0, "gain": 10, "dec": 1}
     plumbing.save_network(network, options, args.nnout)
     for name, part in data.items():
-        sd = evaluate(name, part, network, args)
+        sd = codec2_model.print_figures(name, part["target"], estimate, network, args, part)
     if not args.noplots:
         plot(losses, sd, part, network, args)
     print(f"{sd['network'].mean():.2f}")

@@ -452,8 +452,8 @@ def main(args, data):
         _, indices, x_hat = vq_search.code(network, x, sweeps, args, pair)
         decoded = {"network": x_hat, "classical VQ": vq_search.code_classically(baseline, x, sweeps, args)}
         counted = codec2_model.is_counted(x, args.lower)
-        figures = {name: codec2_model.sd_and_variance(x[counted], y[counted]) for name, y in decoded.items()}
-        sd = codec2_model.print_figures(part, len(x), [figures])
+        target = np.where(counted[:, None], x, np.nan)
+        sd = codec2_model.print_figures(part, target, lambda of, n: {label: y[n] for label, y in of.items()}, decoded)
         for stage, index in enumerate(indices.T):
             used = 100 * len(np.unique(index)) / args.num_embedding
             print(f"{part} codewords of stage {stage + 1} in use: {used:.1f} %")

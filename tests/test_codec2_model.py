@@ -464,15 +464,18 @@ def test_match_mean():
     np.testing.assert_allclose(*codec2_model.sd_and_variance(target, matched))
 
 
-def test_print_figures(capsys):
-    """Two blocks of two frames and one: means over the frames, not over the blocks."""
-    blocks = [
-        {"a": np.array([[1, 2], [1, 1]]), "b": np.zeros((2, 2))},
-        {"a": np.array([[6], [2.5]]), "b": np.ones((2, 1))},
-    ]
-    sd = codec2_model.print_figures("test", 4, blocks)
-    assert {name: values.tolist() for name, values in sd.items()} == {"a": [1, 2, 6], "b": [0, 0, 1]}
-    figures = ["test a SD: 3.00 dB²", "test a variance: 1.50 dB²", "test b SD: 0.33 dB²", "test b variance: 0.33 dB²"]
+def test_print_figures(capsys, monkeypatch):
+    """Blocks of two frames and two, one of these without a target: means over the frames, not over the blocks."""
+    monkeypatch.setattr(codec2_model, "BLOCK", 2)
+    target = np.float32([[3, np.nan, 5], [1, 1, np.nan], [np.nan] * 3, [0, 0, 0]])
+    errors = {"a": np.float32([[1, 1, 1], [2, 0, 0], [9, 9, 9], [3, 3, 0]]), "b": np.float32([[0, 0, 0]] * 4)}
+
+    def estimate(errors, frames):
+        return {label: target[frames] + error[frames] for label, error in errors.items()}
+
+    sd = codec2_model.print_figures("test", target, estimate, errors)
+    assert {name: values.tolist() for name, values in sd.items()} == {"a": [1, 2, 6], "b": [0, 0, 0]}
+    figures = ["test a SD: 3.00 dB²", "test a variance: 1.00 dB²", "test b SD: 0.00 dB²", "test b variance: 0.00 dB²"]
     assert capsys.readouterr().out.splitlines() == [*figures, "test frames: 3 of 4"]
 
 
