@@ -82,7 +82,7 @@ def test_decimated_vectors_cost_something(trained, sample):  # noqa: F811
 def test_network_of_a_copy_with_one_more_layer(sample, tmp_path):
     """A trainer of one's own, under another name: it trains, saves and runs here."""
     text = (ROOT / "eband_train.py").read_text()
-    last = '        y = layers.Add()([y, layers.Dense(WIDTH, kernel_initializer="zeros")(x)])\n'
+    last = '        envelope = layers.Add()([envelope, layers.Dense(WIDTH, kernel_initializer="zeros")(x)])\n'
     assert text.count(last) == 1
     more = '        x = layers.Dense(64, activation="tanh")(x)\n'
     (tmp_path / "my_train.py").write_text(text.replace(last, more + last))

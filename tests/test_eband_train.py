@@ -4,6 +4,7 @@ import contextlib
 import io
 import signal
 
+import c2sim
 import codec2_model
 import eband_train
 import plumbing
@@ -82,12 +83,20 @@ def test_interpolation_finds_the_constant_of_every_bin(tmp_path):
     np.testing.assert_array_equal(without_two[0, :13], 1)  # it goes on below: bins up to 400 Hz
 
 
-def test_occupied_bins_are_those_of_the_targets():
-    Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 160, np.pi / 10, 500))
+def test_harmonics_in_bins_are_those_of_c2sim():
+    """Its amplitudes of a flat spectrum differ only because some harmonics get an FFT bin more than others."""
+    Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 80, np.pi / 10, 500))
     L = np.int32(np.pi / Wo)
-    target = codec2_model.to_bins(Wo, L, np.ones((500, 161)), 128, 4000)
-    bins = keras.ops.convert_to_numpy(eband_train.occupied_bins(Wo[:, None]))
-    np.testing.assert_array_equal(bins[:, :127] == 1, ~np.isnan(target[:, :127]))  # the last bin takes those above, too
+    occupied, shift, excess = map(keras.ops.convert_to_numpy, eband_train.harmonics_in_bins(Wo[:, None]))
+    has_target = ~np.isnan(codec2_model.to_bins(Wo, L, np.ones((500, 161)), 128, 4000))
+    np.testing.assert_array_equal(occupied[:, :127] == 1, has_target[:, :127])  # the last bin takes those above, too
+    m = ((np.arange(128) + shift) * np.pi / 128 / Wo[:, None])[occupied == 1]
+    np.testing.assert_allclose(m, np.rint(m), atol=1e-4)
+
+    A, _ = c2sim.amplitudes_and_phases(Wo, L - 1, *np.ones((2, 500, 257)))
+    error = codec2_model.to_bins(Wo, L - 1, A, 128, 4000) - np.float32(10 * np.log10(Wo * 256 / np.pi))[:, None]
+    assert np.nanstd(error) > 0.2
+    assert np.nanmax(np.abs(error - excess)) < 0.01  # to_bins() rounds to float16
 
 
 @pytest.mark.parametrize("with_Wo", [True, False])

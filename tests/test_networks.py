@@ -14,7 +14,7 @@ FIGURES = {  # SD in dB² of the first 1000 frames of the sample, a synthetic vo
     "vq_K14_1100": 5.90,
     "vq_K20_1100": 12.28,
     "vq_K20_550": 26.46,
-    "bands_Wo": 20.58,
+    "bands_Wo": 20.36,
     "newamp1": 13.87,
 }
 
