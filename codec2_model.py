@@ -303,12 +303,10 @@ def parse_args(argv=None):
 
 def main(args):
     plumbing.check_outputs([], plot_dir=args.plot_dir)
-    fields = []
-    for _, records in read_blocks(args.model, args.nb_samples):
-        # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
-        power = 2 * np.sum(np.float64(records["A"]) ** 2, axis=1, where=harmonic_mask(records["L"]))
-        fields.append((records["Wo"], records["L"], records["voiced"] != 0, power))
-    Wo, L, voiced, power = (np.concatenate(values) for values in zip(*fields, strict=True))
+    Wo, L, A, _, voiced = read(args.model, args.nb_samples)
+    # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
+    power = [2 * np.sum(np.float64(A[s]) ** 2, axis=1, where=harmonic_mask(L[s])) for s in blocks(len(L))]
+    power = np.concatenate(power)
     if args.frame is not None and args.frame >= len(Wo):
         raise FormatError(f"{args.model}: {len(Wo)} frames, no --frame {args.frame}")
     F0_hz = Wo * (FS_HZ / (2 * np.pi))
@@ -316,7 +314,7 @@ def main(args):
     print(f"length: {len(Wo) * FRAME_S:.2f} s")
     print(f"F0: {F0_hz.min():.1f} to {F0_hz.max():.1f} Hz")
     print(f"harmonics: {L.min()} to {L.max()}")
-    print(f"voiced: {100 * voiced.mean():.1f} %")
+    print(f"voiced: {100 * np.mean(voiced != 0):.1f} %")
     print(f"level: {10 * np.log10(max(power.mean(), 1e-10)):.1f} dB re 1 LSB rms")
     if args.noplots:
         return
@@ -324,11 +322,10 @@ def main(args):
 
     frame = np.argmax(power) if args.frame is None else args.frame
     fig, (track, spectrum) = plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
-    track.scatter(np.arange(len(Wo)) * FRAME_S, F0_hz, s=2, c=voiced, cmap="coolwarm", vmin=0, vmax=1)
+    track.scatter(np.arange(len(Wo)) * FRAME_S, F0_hz, s=2, c=voiced != 0, cmap="coolwarm", vmin=0, vmax=1)
     track.set(xlabel="Time (s)", ylabel="F0 (Hz)", title="fundamental frequency, red where voiced")
     m = np.arange(1, L[frame] + 1)
-    A = read_records(args.model, frame, 1)["A"][0, m]
-    spectrum.plot(m * F0_hz[frame], 20 * np.log10(np.maximum(A, 1e-10)), "o-", markersize=3)
+    spectrum.plot(m * F0_hz[frame], 20 * np.log10(np.maximum(A[frame, m], 1e-10)), "o-", markersize=3)
     spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)", title=f"frame {frame}, F0 {F0_hz[frame]:.0f} Hz")
     plumbing.show({"codec2_model": fig}, args.plot_dir)
 
