@@ -232,11 +232,8 @@ def main(args, data):
         indices = encode(network, x)
         x_hat = {"network": decode(network, indices)[: len(x)]}
         x_hat["k-means"] = decode(baseline, encode(baseline, x))[: len(x)]
-        sd = {name: np.mean((x - values) ** 2, axis=1, dtype=np.float64) for name, values in x_hat.items()}
-        for name, values in sd.items():
-            print(f"{part} {name} SD: {values.mean():.2f} dB²")
+        sd = codec2_model.print_figures(part, x, lambda of, n: {label: y[n] for label, y in of.items()}, x_hat)
         print(f"{part} codewords of stage 1 in use: {100 * len(np.unique(indices)) / args.num_embedding:.1f} %")
-        print(f"{part} frames: {len(x)}")
 
     if args.vqout:
         codec2_model.write_rate_K(ops.convert_to_numpy(network.get_layer("quantizer").codebook), f"{args.vqout}_1.f32")
