@@ -202,9 +202,10 @@ def estimate(models, dec, part, frames):
 
 
 def plot(losses, sd, part, models, args):
-    """SD by epoch; SD by frame and spectra of the part of the data that the last figure is of."""
-    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained", subplot_kw={"xlabel": "Epoch", "ylabel": "SD (dB²)"})
+    """Variance by epoch; SD by frame and spectra of the part of the data that the last figure is of."""
+    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
     ax.plot(np.arange(len(losses)) + 1, losses, ".-", label=["training part, filtered", "held-out part"])
+    ax.set(xlabel="Epoch", ylabel="Variance (dB²)")
     ax.legend()
     used, numbers = part["used"], part["number"][part["used"]]
     plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
