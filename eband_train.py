@@ -150,8 +150,8 @@ def build_network(with_Wo, lines, offset):
 
 
 def harmonics_in_bins(Wo):
-    """For bins [n][WIDTH] and Wo [n][1]: 1 where a harmonic is in the bin, else 0; how many bins it is above the bin's
-    middle; by how many dB it is too loud: c2sim adds up 3 of its FFT bins for one, 4 for the next, and not 3.5."""
+    """Of each bin [n][WIDTH], from Wo [n][1]: 1 if a harmonic is in it, else 0; how many bins it is above its middle;
+    by how many dB c2sim makes it too loud, which adds up 3 FFT bins for one harmonic and 4 for the next, not 3.5."""
     width, bins = ops.maximum(Wo, WO_MIN) * (FFT_BINS / np.pi), np.arange(WIDTH, dtype=np.float32)
     m = ops.round(ops.divide(bins * (FFT_BINS / WIDTH), width))  # the nearest harmonic
     shift = m * width * (WIDTH / FFT_BINS) - bins
