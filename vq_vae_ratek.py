@@ -232,7 +232,7 @@ def main(args, data):
         indices = encode(network, x)
         x_hat = {"network": decode(network, indices)[: len(x)]}
         x_hat["k-means"] = decode(baseline, encode(baseline, x))[: len(x)]
-        sd = codec2_model.print_figures(part, x, lambda of, n: {label: y[n] for label, y in of.items()}, x_hat)
+        sd = codec2_model.print_figures(part, x, lambda y, n: {label: y[label][n] for label in y}, x_hat)
         print(f"{part} codewords of stage 1 in use: {100 * len(np.unique(indices)) / args.num_embedding:.1f} %")
 
     if args.vqout:

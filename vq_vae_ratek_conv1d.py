@@ -453,7 +453,7 @@ def main(args, data):
         decoded = {"network": x_hat, "classical VQ": vq_search.code_classically(baseline, x, sweeps, args)}
         counted = codec2_model.is_counted(x, args.lower)
         target = np.where(counted[:, None], x, np.nan)
-        sd = codec2_model.print_figures(part, target, lambda of, n: {label: y[n] for label, y in of.items()}, decoded)
+        sd = codec2_model.print_figures(part, target, lambda y, n: {label: y[label][n] for label in y}, decoded)
         for stage, index in enumerate(indices.T):
             used = 100 * len(np.unique(index)) / args.num_embedding
             print(f"{part} codewords of stage {stage + 1} in use: {used:.1f} %")

@@ -85,18 +85,35 @@ def test_interpolation_finds_the_constant_of_every_bin(tmp_path):
 
 def test_harmonics_in_bins_are_those_of_c2sim():
     """Its amplitudes of a flat spectrum differ only because some harmonics get an FFT bin more than others."""
-    Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 80, np.pi / 10, 500))
+    rng = np.random.default_rng(0)
+    Wo = np.float32(rng.uniform(np.pi / 160, np.pi / 10, 500))  # the lowest have two harmonics in some bins
     L = np.int32(np.pi / Wo)
-    occupied, shift, excess = map(keras.ops.convert_to_numpy, eband_train.harmonics_in_bins(Wo[:, None]))
+    occupied, shift, _ = map(keras.ops.convert_to_numpy, eband_train.harmonics_in_bins(Wo[:, None]))
     has_target = ~np.isnan(codec2_model.to_bins(Wo, L, np.ones((500, 161)), 128, 4000))
     np.testing.assert_array_equal(occupied[:, :127] == 1, has_target[:, :127])  # the last bin takes those above, too
     m = ((np.arange(128) + shift) * np.pi / 128 / Wo[:, None])[occupied == 1]
     np.testing.assert_allclose(m, np.rint(m), atol=1e-4)
 
+    Wo = np.float32(rng.uniform(np.pi / 80, np.pi / 10, 500))
+    L = np.int32(np.pi / Wo)
+    excess = keras.ops.convert_to_numpy(eband_train.harmonics_in_bins(Wo[:, None])[2])
     A, _ = c2sim.amplitudes_and_phases(Wo, L - 1, *np.ones((2, 500, 257)))
     error = codec2_model.to_bins(Wo, L - 1, A, 128, 4000) - np.float32(10 * np.log10(Wo * 256 / np.pi))[:, None]
     assert np.nanstd(error) > 0.2
     assert np.nanmax(np.abs(error - excess)) < 0.01  # to_bins() rounds to float16
+
+
+def test_untrained_network_reads_a_slope_where_the_harmonics_are():
+    """2 dB per band everywhere: amplitudes are those of the frequencies m·Wo, and what c2sim's FFT bins add to them."""
+    Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 80, np.pi / 10, (50, 1)))
+    lines = np.float32([np.interp(np.arange(128), np.linspace(0, 127, 14), e) for e in np.eye(14)])
+    network = eband_train.build_network(True, lines, np.zeros(128))
+    y = network.predict_on_batch([np.tile(np.float32(2 * np.arange(14)), (50, 1)), Wo])
+    m = np.rint(np.arange(128) * np.pi / 128 / Wo)  # the harmonic nearest to each bin
+    found = (m > 0) & (np.rint(m * Wo * 128 / np.pi) == np.arange(128))
+    excess = keras.ops.convert_to_numpy(eband_train.harmonics_in_bins(Wo)[2])
+    expected = 2 * 13 / 127 * m * Wo * 128 / np.pi + excess
+    np.testing.assert_allclose(y[found], expected[found], atol=1e-3)
 
 
 @pytest.mark.parametrize("with_Wo", [True, False])
