@@ -51,7 +51,7 @@ def count_items(filename, itemsize=RECORD.itemsize, what="1300 byte model record
     if not os.path.isfile(filename):  # a pipe or device may have no end
         raise FormatError(f"{filename}: not a regular file, expected {what}")
     if size == 0 or size % itemsize:
-        raise FormatError(f"{filename}: {size} bytes are not a whole number of {what}: empty, cut or another kind?")
+        raise FormatError(f"{filename}: {size} bytes are not a whole number of {what}: empty, cut off or not that?")
     return size // itemsize
 
 
@@ -120,7 +120,7 @@ def read_floats(filename, K, max_nb_samples=None):
     vectors = read_items(filename, np.dtype(("<f4", K)), 0, min(n, max_nb_samples or n)).reshape(-1, K)
     good = np.abs(vectors) < 1e10
     if not good.all():
-        raise FormatError(f"{filename}: vector {np.argmin(good.all(axis=1))} is not finite, or above 1e10: another?")
+        raise FormatError(f"{filename}: vector {np.argmin(good.all(axis=1))} is not finite, or above 1e10")
     return vectors
 
 
@@ -144,7 +144,7 @@ def read_newamp1(filename, n):
     records = read_floats(filename, MLFEAT)
     vectors, A = records[:, :1] + records[:, 1 : NEWAMP1_K + 1], records[:, 2 * NEWAMP1_K + 1 :]
     if vectors.min() < DB_RANGE[0] or vectors.max() > DB_RANGE[1] or A.min() < -1e-3 or A.max() > MAX_A:
-        raise FormatError(f"{filename}: values that c2enc --mlfeat does not write: another kind?")
+        raise FormatError(f"{filename}: values that c2enc --mlfeat does not write: another kind of file?")
     return vectors, np.maximum(A, 0)  # c2enc leaves values such as −4e-8
 
 

@@ -22,7 +22,7 @@ import vq_pager
 
 import numpy as np
 
-NAME = "eband_train"  # of the pictures
+NAME = "eband_train"  # pictures are named after it
 WIDTH = 128  # output bins over 0…pi
 FFT_BINS = 256  # of c2sim over 0…pi
 WO_MIN = np.pi / codec2_model.MAX_AMP  # rad/sample; a record has no harmonics for a lower pitch, and 0 has no logarithm
@@ -137,7 +137,7 @@ def build_network(with_Wo, lines, offset):
     x = (inputs[0] - ops.mean(inputs[0], axis=1, keepdims=True)) / SCALE_DB  # the level does not matter
     x = layers.Concatenate()([x, *(ops.log(ops.maximum(Wo, WO_MIN)) + 3 for Wo in inputs[1:])])  # Wo: −1 to 2
     occupied, shift, excess = harmonics_in_bins(inputs[1]) if with_Wo else (1.0, 0.0, 0.0)  # any bin may hold one
-    gradient = np.float32(np.gradient(np.eye(WIDTH), axis=1))  # of an envelope, by bin
+    gradient = np.float32(np.gradient(np.eye(WIDTH), axis=1))  # envelope @ gradient is its slope in dB per bin
     for _ in range(ROUNDS):
         power = occupied * ops.exp(ops.minimum(y, 120) * (np.log(10) / 10))  # 120 dB keeps it finite
         energies = ops.matmul(power, lines.T)  # [n][K], of the bands
@@ -170,7 +170,7 @@ def random_filter(bands, target, lines, rng):
     response -= np.minimum(low * np.maximum(np.float32(rng.uniform(0, 500, (n, 1))) - hz, 0), CUTOFF_DB)
     response -= np.minimum(high * np.maximum(hz - np.float32(rng.uniform(2400, 4000, (n, 1))), 0), CUTOFF_DB)
     spectrum = np.where(np.isnan(target), bands @ lines, target)
-    before, after = (10 ** (x / 10) @ lines.T + 1e-30 for x in (spectrum, spectrum + response))  # of no bin: no change
+    before, after = (10 ** (x / 10) @ lines.T + 1e-30 for x in (spectrum, spectrum + response))  # for empty bands
     return bands + 10 * np.log10(after / before), target + response
 
 

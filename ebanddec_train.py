@@ -23,7 +23,7 @@ import vq_pager
 
 import numpy as np
 
-NAME = "ebanddec_train"  # of the pictures
+NAME = "ebanddec_train"  # pictures are named after it
 WIDTH = 128  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
 SCALE_DB = 10  # about the standard deviation of bands without their mean
@@ -157,7 +157,7 @@ def random_filter(bands, target, lines, rng):
     response = response[:, None]
     spectrum = bands @ lines
     spectrum[:, 0] = np.where(np.isnan(target[:, 0]), spectrum[:, 0], target[:, 0])
-    before, after = (10 ** (x / 10) @ lines.T + 1e-30 for x in (spectrum, spectrum + response))  # of no bin: no change
+    before, after = (10 ** (x / 10) @ lines.T + 1e-30 for x in (spectrum, spectrum + response))  # for empty bands
     return bands + 10 * np.log10(after / before), target + response
 
 

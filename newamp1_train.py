@@ -26,7 +26,7 @@ import vq_pager
 import numpy as np
 
 K = codec2_model.NEWAMP1_K  # values in a vector
-NAME = "newamp1_train"  # of the pictures
+NAME = "newamp1_train"  # pictures are named after it
 WIDTH = 256  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
 SCALE_DB = 10  # about the standard deviation of vectors without their mean

@@ -75,12 +75,12 @@ def CtrlC(model):
 class Progress:
     """Lines such as `epoch 3/40: loss 0.12, 2:10 left`; on a terminal one line that is written over."""
 
-    def __init__(self, total, unit="epoch"):
-        self.total, self.unit, self.start = total, unit, time.monotonic()
+    def __init__(self, epochs):
+        self.total, self.start = epochs, time.monotonic()
 
     def show(self, done, text):
         left = int((time.monotonic() - self.start) * (self.total - done) / done)
-        line = f"{self.unit} {done}/{self.total}: {text}, {left // 60}:{left % 60:02d} left"
+        line = f"epoch {done}/{self.total}: {text}, {left // 60}:{left % 60:02d} left"
         print(f"\x1b[K{line}", end="\r", flush=True) if sys.stdout.isatty() and done < self.total else print(line)
 
 
@@ -103,15 +103,12 @@ def temporary_folder(**options):
     Elsewhere these signals end it at once: TensorFlow swallows an exception that a handler raises while it builds a
     graph, and the training goes on.
     """
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]  # not with nohup
-    for number in numbers:
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        with tempfile.TemporaryDirectory(**options) as folder:
-            yield folder
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # not with nohup
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
+                stack.callback(signal.signal, number, signal.SIG_DFL)
+        yield stack.enter_context(tempfile.TemporaryDirectory(**options))
 
 
 @contextlib.contextmanager

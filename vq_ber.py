@@ -22,7 +22,7 @@ import plumbing
 import numpy as np
 
 BER = (0.01, 0.03, 0.1, 0.3, 1, 3)  # %
-REPEATS = 4  # independent patterns of bit errors that a figure is the mean of
+REPEATS = 4  # each figure is the mean over so many patterns of bit errors
 STAGE_BER = 1  # %, of the figures for one stage alone
 
 

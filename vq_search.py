@@ -161,7 +161,7 @@ def load_decoder(filename, pair):
     vector, spectrum = pair["vectors"].shape[1:], pair["target"].shape[1:]
     if shapes not in ([vector, spectrum], [vector, (1,), spectrum]):
         raise plumbing.FormatError(f"{filename}: its layers are not those that its options tell")
-    inputs = [*decoder.inputs, keras.Input((1,), name="Wo_left_out")][:2]  # of one that takes no Wo
+    inputs = [*decoder.inputs, keras.Input((1,), name="Wo_left_out")][:2]  # a decoder without Wo ignores it
     return {**pair, "decoder": keras.Model(inputs, decoder.outputs[0])}
 
 

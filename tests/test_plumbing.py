@@ -485,10 +485,10 @@ def test_progress_tells_the_time_left(capsys, monkeypatch):
     assert capsys.readouterr().out == "epoch 1/4: loss 0.5, 0:30 left\nepoch 4/4: loss 0.1, 0:00 left\n"
     now = iter([0, 10, 40])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    progress = plumbing.Progress(4, "step")
+    progress = plumbing.Progress(4)
     progress.show(1, "loss 0.5")
     progress.show(4, "loss 0.1")
-    assert capsys.readouterr().out == "\x1b[Kstep 1/4: loss 0.5, 0:30 left\rstep 4/4: loss 0.1, 0:00 left\n"
+    assert capsys.readouterr().out == "\x1b[Kepoch 1/4: loss 0.5, 0:30 left\repoch 4/4: loss 0.1, 0:00 left\n"
 
 
 # ---------------------------------------------------------------- pictures
