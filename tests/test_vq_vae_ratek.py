@@ -58,14 +58,13 @@ def test_indices_and_network_give_the_output(dec, dim, overlap, tmp_path, capsys
     assert received.read_bytes() == (tmp_path / "n.f32").read_bytes()
 
 
-def test_receiver_with_other_numbers_of_threads(tmp_path, monkeypatch):
-    """In processes of their own: a sender with one thread, a receiver with two."""
+def test_receiver_with_other_numbers_of_threads(tmp_path, monkeypatch, capsys):
+    """A sender with one thread, a receiver with two in a process of its own."""
     codec2_model.write_rate_K(speech_like(1001), tmp_path / "x.f32")
-    network = ("--dec", 2, "--num_embedding", 400, "--epochs", 1, "--nnout", "n.keras")
-    sent = run_in(
-        tmp_path, "vq_vae_ratek.py", "x.f32", *network, "--testout", "s.f32", "--indexout", "s.npy", "--noplots"
-    )
-    assert sent.returncode == 0, sent.stderr
+    monkeypatch.chdir(tmp_path)
+    network = ("--dec", "2", "--num_embedding", "400", "--epochs", "1", "--nnout", "n.keras")
+    args = script.parse_args(["x.f32", *network, "--testout", "s.f32", "--indexout", "s.npy", "--noplots"])
+    script.main(args, script.load(args))
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     options = ("--nnin", "n.keras", "--indexin", "s.npy", "--testout", "r.f32")
