@@ -130,23 +130,23 @@ def sparse_loss(target, estimate):
 
 def build_network(with_Wo, lines, offset):
     """Network from [bands [n][K] in dB] or [bands, Wo [n][1]] to dB [n][WIDTH]: a correction of the baseline."""
-    inputs = [keras.Input((len(lines),)), *([keras.Input((1,))] if with_Wo else [])]
+    bands, Wo = keras.Input((len(lines),)), keras.Input((1,))
     baseline = layers.Dense(WIDTH, trainable=False, name="interpolation")
-    envelope = y = baseline(inputs[0])
+    envelope = y = baseline(bands)
     baseline.set_weights([lines, offset])
-    x = (inputs[0] - ops.mean(inputs[0], axis=1, keepdims=True)) / SCALE_DB  # the level does not matter
-    x = layers.Concatenate()([x, *(ops.log(ops.maximum(Wo, WO_MIN)) + 3 for Wo in inputs[1:])])  # Wo: −1 to 2
-    occupied, shift, excess = harmonics_in_bins(inputs[1]) if with_Wo else (1.0, 0.0, 0.0)  # any bin may hold one
+    x = (bands - ops.mean(bands, axis=1, keepdims=True)) / SCALE_DB  # the level does not matter
+    x = layers.Concatenate()([x, ops.log(ops.maximum(Wo, WO_MIN)) + 3]) if with_Wo else x  # Wo as −1 to 2
+    occupied, shift, excess = harmonics_in_bins(Wo) if with_Wo else (1.0, 0.0, 0.0)  # any bin may hold one
     gradient = np.float32(np.gradient(np.eye(WIDTH), axis=1))  # envelope @ gradient is its slope in dB per bin
     for _ in range(ROUNDS):
         power = occupied * ops.exp(ops.minimum(y, 120) * (np.log(10) / 10))  # 120 dB keeps it finite
         energies = ops.matmul(power, lines.T)  # [n][K], of the bands
-        difference = ops.clip(inputs[0] - 10 * ops.log10(energies + 1e-3), -20, 20) / SCALE_DB
+        difference = ops.clip(bands - 10 * ops.log10(energies + 1e-3), -20, 20) / SCALE_DB
         x = layers.Dense(HIDDEN, activation="gelu")(layers.Concatenate()([x, difference]))
         x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
         envelope = layers.Add()([envelope, layers.Dense(WIDTH, kernel_initializer="zeros")(x)])
         y = envelope + shift * ops.matmul(envelope, gradient) + excess
-    return keras.Model(inputs, y)
+    return keras.Model([bands, Wo] if with_Wo else [bands], y)
 
 
 def harmonics_in_bins(Wo):
