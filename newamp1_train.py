@@ -85,7 +85,7 @@ def load(args):
         part["used"] = codec2_model.used_frames(part["target"], MIN_FRAMES if name == "train" else 1, what)
     missing = set(args.frames or []) - set(part["number"][part["used"]].tolist())
     if missing:
-        raise plumbing.FormatError(f"{names[-1]}: no --frame {max(missing)} with a figure in the {name} part")
+        raise plumbing.FormatError(f"{names[-1]}: no --frames {max(missing)} with a figure in the {name} part")
     return data
 
 

@@ -72,8 +72,8 @@ def test_indices_stay(features):
 def test_search_for_harmonics(K, quantiser, decoder, features, tmp_path, capsys):
     """The command line: indices chosen for the harmonics give an SD of these that is a twentieth lower or more."""
     vectors, model = tmp_path / "x.f32", tmp_path / "x.model"
-    codec2_model.write_rate_K(codec2_model.read_rate_K(features[K][0], K)[:500], vectors)
-    codec2_model.write(*codec2_model.read(features[K][1], 500), model)
+    codec2_model.write_rate_K(codec2_model.read_rate_K(features[K][0], K)[:200], vectors)
+    codec2_model.write(*codec2_model.read(features[K][1], 200), model)
     folder, sd = ROOT / "networks", []
     for harmonics in ((), ("--harmonics", model, folder / f"{decoder}.keras")):
         command = (vectors, "--nnin", folder / f"{quantiser}.keras", "--testout", tmp_path / "y.f32", *harmonics)
