@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_network(rate_K, tmp_path):
         (["{bands}", "{model}"], "expected 20 or 201"),
         (["{features}", "{model}", "--nb_samples", "99"], "at least 100"),
         (["{features}", "{model}", "--lower", "90"], "train part: 0 frames with amplitudes"),
-        (["{features}", "{model}", "--frames", "3", "100000"], "no --frame 100000"),
+        (["{features}", "{model}", "--frames", "3", "100000"], "no --frames 100000"),
         (["{features}", "{model}", "--nnout", "nowhere/n.keras"], "nowhere/n.keras"),
     ],
 )
