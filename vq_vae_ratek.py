@@ -213,7 +213,7 @@ def main(args, data):
         kmeans = train(network, data["train"], data["held-out"], args, np.random.default_rng(args.seed))
         options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, kmeans=kmeans)
-    if args.indexin:
+    if args.indexin:  # the receiver
         indices, nb_frames = data["indices"]
         codec2_model.write_rate_K(decode(network, indices)[:nb_frames], args.testout)
         print(f"frames: {nb_frames}")

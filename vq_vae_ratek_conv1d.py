@@ -249,7 +249,6 @@ def build_network(mean, args):
     residual blocks beside the inner one.
     """
     scale = {"mean": mean, "variance": np.full(args.eband_K, SCALE_DB**2)}
-    vq = {"num_embedding": args.num_embedding, "embedding_dim": args.embedding_dim, "stages": args.vq_stages}
     stride = {"kernel_size": 2 * args.dec + 3, "strides": args.dec, "padding": "same"}
 
     frames = keras.Input((None, args.eband_K))
@@ -269,7 +268,8 @@ def build_network(mean, args):
     decoded = layers.Conv1D(args.eband_K, KERNEL, padding="same")(hidden)
     decoder = keras.Model(z_q, layers.Normalization(**scale, invert=True)(decoded), name="decoder")
 
-    quantizer = VectorQuantizer(**vq, m_best=TRAIN_MBEST, beta=BETA, decay=DECAY, name="quantizer")
+    sizes = args.num_embedding, args.embedding_dim, args.vq_stages
+    quantizer = VectorQuantizer(*sizes, m_best=TRAIN_MBEST, beta=BETA, decay=DECAY, name="quantizer")
     return keras.Model(frames, decoder(quantizer(encoder(frames))))
 
 
@@ -412,13 +412,6 @@ def show_film(history, args):
 # ---------------------------------------------------------------- main
 
 
-def receive(network, indices, nb_frames, args):
-    """The receiver: write the frames that these indices [v][stages] stand for."""
-    z = ops.convert_to_numpy(network.get_layer("quantizer").decode(indices))
-    codec2_model.write_rate_K(vq_search.decode(network, z)[:nb_frames], args.testout)
-    print(f"frames: {nb_frames}")
-
-
 def main(args, data):
     keras.utils.set_random_seed(args.seed)
     rng, history = np.random.default_rng(args.seed), []
@@ -433,11 +426,13 @@ def main(args, data):
         history = train(network, data["train"], data["held-out"], args, rng)
         options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
         plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
-    pair = data.pop("pair", None)
-    if pair:
-        pair = vq_search.load_decoder(args.harmonics[1], pair)
-    if args.indexin:
-        return receive(network, *data["indices"], args)
+    if args.indexin:  # the receiver
+        indices, nb_frames = data["indices"]
+        z = ops.convert_to_numpy(network.get_layer("quantizer").decode(indices))
+        codec2_model.write_rate_K(vq_search.decode(network, z)[:nb_frames], args.testout)
+        print(f"frames: {nb_frames}")
+        return
+    pair = vq_search.load_decoder(args.harmonics[1], data.pop("pair")) if args.harmonics else None
     baseline = VectorQuantizer(args.num_embedding, args.eband_K, args.vq_stages)
     baseline.codebooks.assign(classical)
 
