@@ -51,7 +51,7 @@ def count_items(filename, itemsize=RECORD.itemsize, what="1300 byte model record
     if not os.path.isfile(filename):  # a pipe or device may have no end
         raise FormatError(f"{filename}: not a regular file, expected {what}")
     if size == 0 or size % itemsize:
-        raise FormatError(f"{filename}: {size} bytes are not a whole number of {what}: empty, cut off or not that?")
+        raise FormatError(f"{filename}: {size} bytes are not a whole number of {what}: empty, cut off, another kind?")
     return size // itemsize
 
 
