@@ -47,9 +47,8 @@ def parse_args(argv=None):
 def load(args):
     """{"x": rate K vectors [n][K] in dB, "options": those of the network}."""
     plumbing.check_outputs([args.nnout], [args.network, args.features], None if args.noplots else args.plot_dir)
-    powers_of_2 = [2**bits for bits in range(1, 17)]
-    expected = {"script": ("vq_vae_ratek_conv1d",), "eband_K": range(2, 161), "num_embedding": powers_of_2}
-    options = plumbing.read_options(args.network, expected)
+    expected = {"script": ("vq_vae_ratek_conv1d",), "eband_K": range(2, 161)}
+    options = plumbing.read_options(args.network, expected | {"num_embedding": [2**bits for bits in range(1, 17)]})
     x = codec2_model.read_rate_K(args.features, options["eband_K"], max_nb_samples=args.nb_samples)
     return {"x": x, "options": options}
 
