@@ -103,6 +103,18 @@ def test_harmonics_in_bins_are_those_of_c2sim():
     assert np.nanmax(np.abs(error - excess)) < 0.01  # to_bins() rounds to float16
 
 
+def test_the_network_gets_the_logarithm_of_Wo():
+    """Beside what harmonics_in_bins() makes of it: inputs of the first layer are 14 bands, Wo and 14 differences."""
+    lines = np.float32([np.interp(np.arange(128), np.linspace(0, 127, 14), e) for e in np.eye(14)])
+    network = eband_train.build_network(True, lines, np.zeros(128))
+    first = next(layer for layer in network.layers if getattr(layer, "units", 0) == eband_train.HIDDEN)
+    look = keras.Model(network.inputs, first.input)
+    Wo = np.float32([[0], [np.pi / 160], [np.pi / 10]])  # 0 in a frame without harmonics
+    x = look.predict_on_batch([np.zeros((3, 14), np.float32), Wo])
+    assert x.shape == (3, 14 + 1 + 14)
+    np.testing.assert_allclose(x[:, 14], np.log(np.pi / np.array([160, 160, 10])) + 3, rtol=1e-5)
+
+
 def test_untrained_network_reads_a_slope_where_the_harmonics_are():
     """2 dB per band everywhere: amplitudes are those of the frequencies m·Wo, and what c2sim's FFT bins add to them."""
     Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 80, np.pi / 10, (50, 1)))
