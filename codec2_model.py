@@ -10,7 +10,7 @@ A model record is one 10 ms frame of speech as a harmonic series: fundamental fr
 harmonics, their amplitudes and phases, and whether the frame is voiced.  A rate K vector has a
 fixed number of values per frame.
 
-Units: Wo rad/sample; A linear, as c2sim writes it; phi rad; rate K vectors and spectra on bins in dB.
+Units: Wo rad/sample; A linear, as c2sim writes it; phi rad; vectors and spectra on bins in dB.
 """
 
 import argparse
@@ -228,7 +228,7 @@ def load_pair(features, model, vectors, width, cutoff_hz, Fs=spectra.FS_HZ):
 
 
 def used_frames(target, least, what):
-    """Numbers [u] of the frames with a target; FormatError, about `what`, for fewer than `least`."""
+    """Numbers [u] of the frames with a target; FormatError about `what` for fewer than `least`."""
     used = np.flatnonzero(~np.isnan(target).all(axis=1))
     if len(used) < least:
         raise FormatError(f"{what}: {len(used)} frames with amplitudes, expected at least {least}")

@@ -178,7 +178,7 @@ def load(filename):
 
 
 def check_weights(network, filename):
-    """FormatError for weights that are not finite, or far larger than any that were ever trained."""
+    """FormatError for weights that are not finite, or far larger than trained ones ever were."""
     if not all((np.abs(values) < MAX_WEIGHT).all() for values in network.get_weights()):
         why = f"weights that are not finite or above {MAX_WEIGHT:g}: training diverged?"
         raise FormatError(f"{filename}: a network with {why}")
