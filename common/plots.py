@@ -123,11 +123,11 @@ class Pager:
         self.page = min(max(page, 0), self.nb_pages - 1)
         self.fig.clear()
         self.draw(self.fig, self.page)
-        footer = f"page {self.page + 1} of {self.nb_pages}"
-        if self.fig.canvas.required_interactive_framework:
-            footer += f"; {KEYS}"
+        is_window = self.fig.canvas.required_interactive_framework
+        footer = f"page {self.page + 1} of {self.nb_pages}{f'; {KEYS}' if is_window else ''}"
         self.fig.text(MARGINS["left"], 0.01, footer, fontsize=8, color="gray")
-        self.fig.canvas.draw_idle()
+        if is_window:
+            self.fig.canvas.draw_idle()
 
     def on_key(self, event):
         key = (event.key or "shift").lower()
