@@ -78,6 +78,51 @@ def coder_of_network(encoder, decoder, codebooks, dec, predictor=None):
     )
 
 
+def coder_of(quantiser):
+    """The Coder of a Quantiser of common/networks.py."""
+    return coder_of_network(
+        quantiser.encoder,
+        quantiser.decoder,
+        quantiser.codebooks,
+        quantiser.options["dec"],
+        quantiser.predictor if quantiser.predictor.any() else None,
+    )
+
+
+def baseline_of(quantiser):
+    """The Coder of the classical quantiser that a Quantiser brings along, or None."""
+    codebooks = quantiser.baseline.get("kmeans")
+    options = quantiser.options
+    return (
+        None
+        if codebooks is None
+        else coder_of_kmeans(codebooks, options["dec"], options["eband_K"])
+    )
+
+
+def coder_of_kmeans(codebooks, dec, K):
+    """The Coder of k-means, stage by stage: codebooks [stages][M][dec · K] of vectors of dec frames.
+
+    With codebooks [stages][M][K] every dec-th frame is sent, and frames between them lie on
+    straight lines.
+    """
+
+    def encode(frames):
+        return frames[:, ::dec] if every else frames.reshape(len(frames), -1, dec * K)
+
+    def decode(z):
+        if not every:
+            return z.reshape(len(z), -1, K)
+        following = np.concatenate([z[:, 1:], z[:, -1:]], axis=1)
+        weight = np.arange(dec, dtype=np.float32)[:, None] / dec  # of the following vector
+        frames = (1 - weight) * z[:, :, None] + weight * following[:, :, None]
+        return frames.reshape(len(z), -1, K)
+
+    codebooks = np.float32(codebooks)
+    every = codebooks.shape[2] == K
+    return Coder(codebooks, None, dec, K, encode, decode)
+
+
 def find_changes(function, inputs, number):
     """Numbers of the outputs [...][v][values] that change when input `number` of [n][values] does."""
     changed = np.tile(inputs, (1 + len(CHANGES), 1, 1))
@@ -111,7 +156,9 @@ def find_decoder_reach(coder):
 def refuse_all(outputs, n, name):
     """FormatError if the changed outputs reach an end of the n outputs that there are."""
     if len(outputs) == 0 or outputs[0] == 0 or outputs[-1] == n - 1:
-        why = "no output changes" if len(outputs) == 0 else f"{REACH_VECTORS} vectors are not enough"
+        why = (
+            "no output changes" if len(outputs) == 0 else f"{REACH_VECTORS} vectors are not enough"
+        )
         raise plumbing.FormatError(
             f"the {name}'s reach in time cannot be found, {why}: expected layers that look at "
             "neighbours, such as convolutions, and not at all that came before"
@@ -214,7 +261,9 @@ class Slope:
         moved = z.copy()
         moved[:, around] += change
         difference = [coder.decode(part) for part in (moved, z)]
-        difference = (difference[0] - difference[1])[:, around * dec + first :][:, : last - first + 1]
+        difference = (difference[0] - difference[1])[:, around * dec + first :][
+            :, : last - first + 1
+        ]
         size = (difference**2).sum(axis=(0, 2))
         inside = np.cumsum(size) / size.sum()
         start = np.searchsorted(inside, (1 - SPAN_SHARE) / 2)
@@ -264,7 +313,10 @@ class Sender:
         self.columns = np.concatenate([weighted, power, np.ones_like(power)], axis=2)
         self.columns = np.ascontiguousarray(self.columns.transpose(0, 2, 1))  # [stages][dim + 2][M]
 
-        self.frames, self.first = np.zeros((0, coder.K), np.float32), 0  # stored, number of the first
+        self.frames, self.first = (
+            np.zeros((0, coder.K), np.float32),
+            0,
+        )  # stored, number of the first
         self.z_e = []  # of vectors self.compared and later
         self.encoded = self.compared = self.sent = 0  # vectors so far
         n_frames = slope.last - slope.first + 1
@@ -369,7 +421,10 @@ class Sender:
         hardly reaches into the next window, and that is much the same for all of them.
         """
         n, length, dim = windows.shape
-        ends = windows[:1, -self.around :].reshape(-1, dim), windows[-1:, : self.around].reshape(-1, dim)
+        ends = (
+            windows[:1, length - self.around :].reshape(-1, dim),
+            windows[-1:, : self.around].reshape(-1, dim),
+        )
         row = np.concatenate([ends[0], windows.reshape(-1, dim), ends[1]])
         frames = np.asarray(self.coder.decode(row[None])[0])
         frames = frames[self.around * self.coder.dec :][: n * length * self.coder.dec]
@@ -389,7 +444,12 @@ class Sender:
         for stage, columns in enumerate(self.columns):
             power = origin + (residual**2).sum(axis=1) / self.coder.K
             rows = np.concatenate(
-                [residual * (-2 / self.coder.K), np.full_like(power, 1 / self.coder.K)[:, None], power[:, None]], axis=1
+                [
+                    residual * (-2 / self.coder.K),
+                    np.full_like(power, 1 / self.coder.K)[:, None],
+                    power[:, None],
+                ],
+                axis=1,
             )
             last = stage + 1 == len(self.columns)
             best = smallest(np.float32(rows @ columns).ravel(), self.tried if last else self.m_best)
