@@ -213,8 +213,9 @@ def convert(filename, source):
     """
     import soundfile
 
+    source = with_length(filename, source)
     try:
-        with plumbing.quiet(), soundfile.SoundFile(with_length(filename, source)) as sound:
+        with plumbing.quiet(), soundfile.SoundFile(source) as sound:  # the MP3 decoder prints
             rate, kind, channels = sound.samplerate, sound.subtype, sound.channels
             if not 1000 <= rate <= MAX_RATE_HZ:
                 raise FormatError(f"{filename}: {rate} Hz, expected 1000 to {MAX_RATE_HZ}")

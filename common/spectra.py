@@ -22,7 +22,7 @@ NORMAL_DB = 64  # usual active level of speech, dB re 1 LSB rms: 26 dB below ful
 # below this active level the frames that do not count at all are no longer only the pauses: of the
 # frames that count at 67 dB, SD of vectors is 8 % (K = 14) and 38 % (K = 20) larger at 55 dB
 QUIET_DB = 55
-TYPICAL_F0_HZ = 150
+TYPICAL_F0_HZ = 200  # with which active levels of K = 20 vectors are those of their bands
 TWO_PI = 6.283185307  # as Codec 2 has it
 
 BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]
