@@ -236,7 +236,7 @@ def convert(filename, source):
 
 
 def how_to_convert(filename):
-    return f"raw 16 bit files end in {' '.join(RAW)}, convert others: ffmpeg -i {filename} x.wav"
+    return f"raw 16 bit files end in {' '.join(RAW)}, convert others: ffmpeg -i {filename} new.wav"
 
 
 def warn(filename, text):
