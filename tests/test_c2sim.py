@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, assert_refused
 
 import c2sim
 import codec2_model
 from codec2_model import RECORD
 from common import spectra
 from common.plumbing import FormatError
+from conftest import ROOT, assert_refused
 
 SAMPLE = ROOT / "tests/data/sample_8k.wav"
 MODEL_FEATURES_SPEECH = "--bands bands.f32 --modelout x.model -o y.raw"
@@ -371,7 +371,7 @@ def test_several_files_are_joined(capsys):
     received = outputs_of("folder c.raw --bands_lower 10 --rateK --rateKin K.f32 -o y.raw")
     assert len(received["y.raw"]) == len(together["y.raw"])
     Path("empty").mkdir()
-    with pytest.raises(FormatError, match="^empty: no speech in this folder, expected .raw"):
+    with pytest.raises(FormatError, match="^empty: no speech in this folder"):
         simulate("empty -o y.raw")
 
 
@@ -564,13 +564,16 @@ def test_any_signal_gives_numbers(signal):
 
 
 def test_vectors_of_any_signal_can_be_read():
-    """A 400 Hz tone at full scale has harmonics that the parabola overshoots: 128 dB."""
+    """A 400 Hz tone at full scale gives 128 dB, as the parabola overshoots; a sweep gives more."""
     t = np.arange(8000) / 8000
     sweep = 2 * np.pi * (50 * t + 1900 * t**2)
+    highest = []
     for phase in (2 * np.pi * 400 * t, sweep, 2 * np.pi * 3900 * t):
         simulate(speech_file(np.rint(32767 * np.sin(phase))), "--rateK --rateKout K.f32")
-        assert rate_K().max() > 75
         np.testing.assert_array_equal(codec2_model.read_rate_K("K.f32", 20), rate_K())
+        highest.append(rate_K().max())
+    assert highest[0] == pytest.approx(128, abs=1)
+    assert highest[1] > 120
 
 
 def test_silence_stays_silent():
@@ -767,7 +770,7 @@ def test_sizes_of_mpeg_frames():
     sizes = {
         b"\xff\xfb\x90\x00": 417,
         b"\xff\xfb\x92\x00": 418,
-        b"\xff\xf3\x48\x00": 72 * 32000 // 24000,
+        b"\xff\xf3\x48\x00": 72 * 32000 // 16000,
         b"\xff\xf1\x50\x80\x02\x80\x00": 20,  # AAC tells it: 20 bytes
         b"\xff\xff\xff\xff": 0,
         b"\x01\x00\xff\xff": 0,
