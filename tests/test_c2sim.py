@@ -371,7 +371,7 @@ def test_several_files_are_joined(capsys):
     received = outputs_of("folder c.raw --bands_lower 10 --rateK --rateKin K.f32 -o y.raw")
     assert len(received["y.raw"]) == len(together["y.raw"])
     Path("empty").mkdir()
-    with pytest.raises(FormatError, match="^empty: no speech in this folder"):
+    with pytest.raises(FormatError, match=r"^empty: no speech in this folder"):
         simulate("empty -o y.raw")
 
 
