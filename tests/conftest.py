@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import subprocess
@@ -60,8 +61,8 @@ def eager():
 
 @pytest.fixture
 def one_correction(monkeypatch):
-    """Networks of eband_train have one correction instead of four, and compile in a third of the time."""
-    monkeypatch.setattr("eband_train.ROUNDS", 1)
+    """Networks of eband_train have one correction, not four: they compile three times as fast."""
+    monkeypatch.setattr("eband_train.CORRECTIONS", 1)
 
 
 @pytest.fixture
@@ -119,3 +120,32 @@ def shared():
     if not folder.is_dir():
         pytest.skip("the reference data (../shared/data) is not on this machine")
     return folder
+
+
+# ---------------------------------------------------------------- trainers in this process
+
+
+def call(script, *arguments):
+    """What a script prints that runs in this process."""
+    args = script.parse_args([str(argument) for argument in arguments])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        script.main(args, script.load(args))
+    return out.getvalue()
+
+
+def first_frames(pair, n, folder):
+    """Paths of the first n frames of two Paths, features [frames][14] and model, in `folder`."""
+    (folder / "n.f32").write_bytes(pair[0].read_bytes()[: 56 * n])
+    (folder / "n.model").write_bytes(pair[1].read_bytes()[: 1300 * n])
+    return folder / "n.f32", folder / "n.model"
+
+
+@pytest.fixture(scope="session")
+def trained(sample, tmp_path_factory):
+    """Folder with ampnn.keras of eband_train.py --Wo, trained for a moment; the figures printed."""
+    import eband_train
+
+    folder = tmp_path_factory.mktemp("trained")
+    network, plots = folder / "ampnn.keras", folder / "plots"
+    options = ("--Wo", "--epochs", 2, "--plot_dir", plots, "--nnout", network, "--test", *sample)
+    return folder, figures(call(eband_train, *sample, *options))
