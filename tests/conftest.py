@@ -25,7 +25,11 @@ def pytest_configure(config):
     """No windows, neither in this process nor in those that it starts; one thread each, as there is one per core."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
-    for warning in ("__array__ implementation", "The structure of `inputs`", "Even though the `tf.config"):  # of Keras
+    for warning in (
+        "__array__ implementation",
+        "The structure of `inputs`",
+        "Even though the `tf.config",
+    ):  # of Keras
         config.addinivalue_line("filterwarnings", f"ignore:{warning}")
     os.environ |= {"MPLBACKEND": "Agg", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -33,7 +37,9 @@ def pytest_configure(config):
 def run_in(folder, script, *arguments, **options):
     """CompletedProcess of a script that ran in `folder` on a machine without a display."""
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 300}
-    return subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options))
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options)
+    )
 
 
 @pytest.fixture
@@ -77,7 +83,9 @@ def figures(stdout):
     Values are numbers where they can be, else the text behind the colon; of a name that comes twice, the last counts.
     """
     lines = [line.partition(": ") for line in stdout.splitlines()]
-    values = {name: text for name, colon, text in lines if colon} | {"last": lines[-1][0] if lines else ""}
+    values = {name: text for name, colon, text in lines if colon} | {
+        "last": lines[-1][0] if lines else ""
+    }
     for name, text in values.items():
         with contextlib.suppress(ValueError, IndexError):
             values[name] = float(text.split()[0])
