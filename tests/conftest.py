@@ -52,6 +52,14 @@ def usual_signals():
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session")
+def no_keras(tmp_path_factory):
+    """Environment of a process that ends when it imports Keras, which takes seconds."""
+    folder = tmp_path_factory.mktemp("no_keras")
+    (folder / "keras.py").write_text("raise SystemExit('too late: Keras is being imported')")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
 @pytest.fixture
 def eager():
     """Networks run operation by operation: compiling a small one takes longer than all it does in a test.
