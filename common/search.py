@@ -175,17 +175,15 @@ def nearest_sums(x, codebooks, m_best, candidates=1):
 
 
 def smallest(values, k):
-    """Numbers [k] of the k smallest of values [N], N a multiple of 32, the smallest first; NumPy.
-
-    As largest() does it, for one row.
+    """Numbers [k] of the k smallest of the values [N] of a NumPy array, the smallest first; N is a
+    multiple of 32.  As largest() does it.
     """
-    groups = values.reshape(-1, 32)
-    minima = groups.min(axis=1)
-    some = np.argpartition(minima, k)[:k] if k < len(minima) else np.arange(len(minima))
-    members = groups[some].ravel()
-    number = np.argpartition(members, k)[:k]
+    groups = values.reshape(32, -1)  # the minimum of columns is faster than that of rows
+    best = np.argpartition(groups.min(axis=0), min(k, groups.shape[1]) - 1)[:k]
+    members = groups[:, best].ravel()
+    number = np.argpartition(members, k - 1)[:k]
     number = number[np.argsort(members[number], kind="stable")]
-    return some[number // 32] * 32 + number % 32
+    return number // len(best) * groups.shape[1] + best[number % len(best)]
 
 
 # ---------------------------------------------------------------- sender
@@ -331,15 +329,15 @@ class Sender:
         first, n = c * dec + slope.first, slope.last - slope.first + 1
         x = self.known(first, n, n_known)
         there = (np.arange(first, first + n) >= 0) & (np.arange(first, first + n) < n_known)
-        weight = np.float32(spectra.is_counted(x, self.lower) & there)[:, None] / self.coder.K
+        weight = np.float32(spectra.is_counted(x, self.lower) & there)[:, None]
         if self.past is None:
             self.past = np.tile(future[0], (self.paths, self.around, 1))
             self.z_last = np.zeros((self.paths, self.coder.dim), np.float32)
         # the best change of the encoder's output, were the decoder linear
-        pull = (weight * self.error).reshape(self.paths, -1) @ slope.matrix.T * self.coder.K
+        weighted = weight * self.error
+        pull = weighted.reshape(self.paths, -1) @ slope.matrix.T
         shift = pull @ slope.inverse
-        base = self.cost + (weight * self.error**2).sum(axis=(1, 2))
-        base -= (pull * shift).sum(axis=1) / self.coder.K
+        base = self.cost + (weighted * self.error).sum(axis=(1, 2)) - (pull * shift).sum(axis=1)
         target = future[0] + shift
         if self.coder.predictor is not None:
             target -= self.z_last @ self.coder.predictor
@@ -383,20 +381,18 @@ class Sender:
         residual [paths][dim] is what the codewords of all stages must add, base [paths] the cost if
         they could.
         """
-        residual = residual.astype(np.float32)
-        parent, indices = np.arange(len(base)), np.zeros((len(base), 0), np.int32)
-        origin = base
+        M, last = self.codebooks.shape[1], len(self.columns) - 1
+        parent, indices = np.arange(self.paths), np.zeros((self.paths, 0), np.int32)
         for stage, columns in enumerate(self.columns):
-            power = origin + (residual**2).sum(axis=1) / self.coder.K
-            rows = np.concatenate(
-                [residual * (-2 / self.coder.K), np.full_like(power, 1 / self.coder.K)[:, None], power[:, None]], axis=1
-            )
-            last = stage + 1 == len(self.columns)
-            best = smallest(np.float32(rows @ columns).ravel(), self.tried if last else self.m_best)
-            row, index = best // columns.shape[1], best % columns.shape[1]
-            parent, origin = parent[row], origin[row]
+            # base + |r − c|² is the product of [−2r, 1, base + |r|²] and [c, |c|², 1]
+            power = base[parent] + (residual**2).sum(axis=1)
+            rows = np.column_stack([-2 * residual, np.ones_like(power), power])
+            scores = np.float32(rows) @ columns
+            best = smallest(scores.ravel(), self.tried if stage == last else self.m_best)
+            row, index = best // M, best % M
+            parent = parent[row]
             residual = residual[row] - columns[:-2, index].T
-            indices = np.concatenate([indices[row], np.int32(index)[:, None]], axis=1)
+            indices = np.column_stack([indices[row], np.int32(index)])
         return parent, indices
 
 
