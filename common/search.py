@@ -107,10 +107,10 @@ def coder_of_kmeans(codebooks, dec, K):
     """
 
     def encode(frames):
-        return frames[:, ::dec] if every else frames.reshape(len(frames), -1, dec * K)
+        return frames[:, ::dec] if sends_one else frames.reshape(len(frames), -1, dec * K)
 
     def decode(z):
-        if not every:
+        if not sends_one:
             return z.reshape(len(z), -1, K)
         following = np.concatenate([z[:, 1:], z[:, -1:]], axis=1)
         weight = np.arange(dec, dtype=np.float32)[:, None] / dec  # of the following vector
@@ -118,8 +118,12 @@ def coder_of_kmeans(codebooks, dec, K):
         return frames.reshape(len(z), -1, K)
 
     codebooks = np.float32(codebooks)
-    every = codebooks.shape[2] == K
-    return Coder(codebooks, None, dec, K, encode, decode)
+    sends_one = codebooks.shape[2] == K
+    if sends_one:
+        reaches = {"encoder_reach": (0, 0), "decoder_reach": (1 - dec, dec - 1)}
+    else:
+        reaches = {"encoder_reach": (0, dec - 1), "decoder_reach": (0, dec - 1)}
+    return Coder(codebooks, None, dec, K, encode, decode, **reaches)
 
 
 def find_changes(function, inputs, number):
