@@ -60,6 +60,11 @@ def read_records(filename, first, n):
     return records
 
 
+def read_frames(filename, numbers):
+    """The model records of some frames, by their numbers [p], all checked."""
+    return np.concatenate([read_records(filename, number, 1) for number in numbers])
+
+
 def read_blocks(filename, max_nb_samples=None):
     """Yield (slice, records) for block after block of a .model file, all checked."""
     n = count_items(filename)
@@ -136,10 +141,14 @@ def read_rate_K(filename, K, gain=10.0, max_nb_samples=None):
     check_floats(filename, vectors)
     vectors = vectors * np.float32(10 / gain)
     low, high = vectors.min(), vectors.max()
-    is_log10 = gain > 1 and low >= DB_RANGE[0] / 10 and high <= DB_RANGE[1] / 10
-    if low < DB_RANGE[0] or high > DB_RANGE[1] or is_log10:
-        why = f"{low:g} to {high:g} dB is not speech"
-        raise FormatError(f"{filename}: {why}: another kind, K or --gain (1: log10)?")
+    lowest, highest = DB_RANGE
+    found = f"{low:g} to {high:g} dB"
+    if low < lowest or high > highest:
+        why = f"{found} is not speech, expected {lowest} to {highest}: another kind, K or --gain?"
+        raise FormatError(f"{filename}: {why}")
+    if gain > 1 and low >= lowest / 10 and high <= highest / 10:
+        why = f"{found} is not speech: log10 of energies (--gain 1), or far too quiet?"
+        raise FormatError(f"{filename}: {why}")
     return vectors
 
 
@@ -195,8 +204,9 @@ def read_indices(filename, M, stages, dec):
     count_items(filename, 4, "indices")
     with open(filename, "rb") as file:
         try:
-            indices, n, fingerprint = np.load(file), int(np.load(file)), int(np.load(file))
-        except (ValueError, EOFError, TypeError):
+            indices, n, fingerprint = (np.lib.format.read_array(file) for _ in range(3))
+            n, fingerprint = int(n), int(fingerprint)
+        except (ValueError, TypeError, MemoryError):
             why = "no indices that vq_out.py --indexout has written"
             raise FormatError(f"{filename}: {why}") from None
     is_table = indices.dtype == np.int32 and indices.ndim == 2 and indices.size > 0
@@ -225,6 +235,19 @@ def load_pair(features, model, vectors, width, cutoff_hz, Fs=spectra.FS_HZ):
         Wo[frames], L[frames], A = records["Wo"], records["L"], records["A"]
         target[frames] = spectra.to_bins(Wo[frames], L[frames], A, width, cutoff_hz, Fs)
     return {"vectors": vectors, "Wo": Wo, "L": L, "target": target, "number": np.arange(n)}
+
+
+def cut(pair, max_nb_samples=None):
+    """{"train", "held-out"}: nine tenths of a pair of files, and the last tenth.
+
+    One contiguous block is held out, before anything is shuffled or made into sequences.
+    """
+    n = len(pair["number"][:max_nb_samples])
+    parts = {"train": slice(n - n // 10), "held-out": slice(n - n // 10, n)}
+    return {
+        part: {name: values[frames] for name, values in pair.items()}
+        for part, frames in parts.items()
+    }
 
 
 def used_frames(target, least, what):
