@@ -136,23 +136,24 @@ def print_level(name, levels, file=None):
 
 
 def shape_statistics(vectors):
-    """Mean and spread, lists [K], of vectors [n][K] in dB without the mean of each: their shape.
+    """Mean and spread, float32 [2][K], of the shapes of vectors [n][K] in dB.
 
-    {"shape_mean": …, "shape_spread": …}, which are saved with a network that these vectors trained.
+    A shape is a vector without its mean.  A network keeps those of the vectors that it was trained
+    on.
     """
     shapes = vectors - vectors.mean(axis=1, keepdims=True)
-    statistics = {"shape_mean": shapes.mean(axis=0), "shape_spread": shapes.std(axis=0)}
-    return {name: np.float64(values).round(2).tolist() for name, values in statistics.items()}
+    return np.float32([shapes.mean(axis=0), shapes.std(axis=0)])
 
 
-def shape_distance(vectors, shape_mean, shape_spread):
-    """How far the shapes of vectors [n][K] are from shape_mean [K], rms in shape_spreads [K].
+def shape_distance(vectors, statistics):
+    """How far the shapes of vectors [n][K] are from that mean, rms, in units of that spread.
 
-    1 for the vectors that these statistics are of, 0.9 to 1.1 for other speech, 1.5 for K = 20
+    1 for the vectors that the statistics [2][K] are of, 0.9 to 1.1 for other speech, 1.5 for K = 20
     vectors that are taken for K = 14.
     """
+    mean, spread = statistics
     shapes = vectors - vectors.mean(axis=1, keepdims=True)
-    deviations = (shapes - shape_mean) / np.maximum(shape_spread, 0.1)
+    deviations = (shapes - mean) / np.maximum(spread, 0.1)
     return np.sqrt(np.mean(np.square(deviations, dtype=np.float64)))
 
 
