@@ -218,22 +218,15 @@ QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
 
 
 def read_quantiser_options(filename):
-    """The options of a quantiser: those above, "lower", and "mean" and "spread" [K] of the training
-    vectors.
-    """
+    """The options of a quantiser: those above, and `lower`, the level in dB of frames that count."""
     options = read_options(filename, {})
-    if "mean" not in options:
+    if "Fs" not in options:
         why = "a quantiser of an old form, or no quantiser"
         raise FormatError(f"{filename}: {why}: train it anew, or take one of networks/")
     read_options(filename, QUANTISER_OPTIONS)
-    for name, size in (("lower", 1), ("mean", options["eband_K"]), ("spread", options["eband_K"])):
-        value = options.get(name)
-        values = value if isinstance(value, list) else [value]
-        numbers = [v for v in values if isinstance(v, int | float) and abs(v) <= MAX_DB]
-        if not len(values) == len(numbers) == size:
-            raise FormatError(f"{filename}: a network with {name} {value!r}, expected {size} in dB")
-    if min(options["spread"]) <= 0:
-        raise FormatError(f"{filename}: a network with a spread of 0 or less")
+    lower = options.get("lower")
+    if not (isinstance(lower, int | float) and abs(lower) <= MAX_DB):
+        raise FormatError(f"{filename}: a network with lower {lower!r}, expected a level in dB")
     return options
 
 
