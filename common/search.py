@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from common import plumbing, spectra
+from common import classical, plumbing, spectra
 
 import numpy as np
 from keras import ops
@@ -75,6 +75,19 @@ def coder_of_network(encoder, decoder, codebooks, dec, predictor=None):
         K=encoder.input_shape[-1],
         encode=encoder.predict_on_batch,
         decode=decoder.predict_on_batch,
+    )
+
+
+def coder_of_classical(arrays):
+    """The Coder of what classical.train() returns."""
+    arrays = classical.unpack(arrays)
+    return Coder(
+        codebooks=arrays["codebooks"],
+        predictor=arrays["predictor"],
+        dec=len(arrays["klt"]) // len(arrays["mean"]),
+        K=len(arrays["mean"]),
+        encode=lambda frames: classical.encode(frames, arrays),
+        decode=lambda z: classical.decode(z, arrays),
     )
 
 
