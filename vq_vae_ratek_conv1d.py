@@ -54,6 +54,7 @@ GAIN_DB = 10  # training chunks are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
 CUTOFF_DB = 50  # most that a low pass or a high pass takes away
 KMEANS = 60_000  # vectors that k-means sees
+LOOK = 4096  # vectors that these evaluations search for at a time
 PROGRESS = 16_384  # frames of a part that the lines printed during a training are of, at most
 MEASURED = 3000  # frames of training and held-out part that the figures are of, at most
 PICTURES = 16  # of the film, at most
@@ -156,7 +157,7 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 from keras import layers, ops
 from scipy.cluster.vq import kmeans2, vq
 
-from common import search
+from common import classical, search
 
 # ---------------------------------------------------------------- quantiser
 
@@ -306,10 +307,21 @@ def random_chunks(x, n, args, rng):
 # ---------------------------------------------------------------- training
 
 
+def train_baseline(x, args, rng):
+    """Arrays of the classical quantiser for frames x [n][K], which gives as many bits per frame."""
+    counted = spectra.is_counted(x, args.lower)
+
+    def filtered(chunks, rng):
+        return random_filter(chunks, args, rng)
+
+    sizes = args.dec, args.vq_stages, args.num_embedding
+    return classical.train(x, counted, *sizes, rng, filtered)
+
+
 def train(network, data, args, rng):
     """Fit encoder, codebooks and decoder to data["train"] [n][K], or until Ctrl-C.
 
-    Returns what the film shows, a dictionary per round.
+    Returns what the film shows, a dictionary per round, and the number of steps made.
     """
     encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
     x = data["train"]
@@ -345,4 +357,167 @@ def train(network, data, args, rng):
             progress.show(done, f"SD {sd} dB²")
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # main() saves the network before it prints anything
-    return history
+    return history, done
+
+
+def look(network, x, args):
+    """SD in dB² of frames x [n][K] by a quick search, encoder output [v][dim], indices [v][stages].
+
+    Each vector takes the sum of codewords nearest to it, whatever the decoder makes of it.
+    """
+    encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
+    x = x[: len(x) // args.dec * args.dec]
+    z_e = encoder.predict_on_batch(x[None])[0]
+    blocks = np.array_split(z_e, math.ceil(len(z_e) / LOOK))  # bounds the memory for distances
+    nearest = [search.nearest_sums(z, quantizer.codebooks, TRAIN_MBEST)[:, 0] for z in blocks]
+    indices = np.concatenate([ops.convert_to_numpy(part) for part in nearest])
+    z_q = ops.convert_to_numpy(quantizer.decode(indices))
+    counted = spectra.is_counted(x, args.lower)
+    error = (x - decoder.predict_on_batch(z_q[None])[0])[counted]
+    return np.mean(error**2), z_e, indices
+
+
+# ---------------------------------------------------------------- film
+
+
+def stage_inputs(seen):
+    """What each stage quantises, [v][dim] each: the encoder's output, less the stages before."""
+    inputs, residual = [], seen["z_e"]
+    for codebook, index in zip(seen["codebooks"], seen["indices"].T, strict=True):
+        inputs.append(residual)
+        residual = residual - codebook[index]
+    return inputs
+
+
+def show_film(history, args):
+    """Film of a training: for each stage what it quantises, as a density, with its codewords; SD.
+
+    Its planes are the two principal axes at the end of the training.
+    """
+    import matplotlib.pyplot as plt
+
+    n = min(args.vq_stages, FILM_STAGES)
+    fig, axes = plt.subplots(1, n + 1, figsize=(4.5 * (n + 1), 4.5), layout="constrained")
+    last = stage_inputs(history[-1])[:n]
+    planes = [np.linalg.eigh(np.cov(x.T))[1][:, :-3:-1] for x in last]
+    limits = [
+        np.percentile(x @ plane, [0.5, 99.5], axis=0).T
+        for x, plane in zip(last, planes, strict=True)
+    ]
+    rounds = np.unique(np.geomspace(1, len(history), PICTURES).astype(int))  # of each picture
+    steps = [seen["step"] for seen in history]
+    sd = {part: [seen["SD"][part] for seen in history] for part in ("train", "held-out")}
+    highest = max(max(values) for values in sd.values())
+
+    def draw(picture):
+        seen = history[rounds[picture] - 1]
+        inputs = stage_inputs(seen)
+        for stage in range(n):
+            ax, plane = axes[stage], planes[stage]
+            ax.clear()
+            density = inputs[stage] @ plane
+            ax.hist2d(*density.T, 80, range=limits[stage], cmap="inferno", norm="symlog")
+            codewords = seen["codebooks"][stage] @ plane
+            style = {"markersize": 2.5, "markeredgecolor": "black", "markeredgewidth": 0.3}
+            ax.plot(*codewords.T, "ow", **style)
+            ax.set(xlim=limits[stage][0], ylim=limits[stage][1])
+            ax.set(xlabel="Principal axis 1", ylabel="Principal axis 2")
+            what = f"residual of stage {stage}" if stage else "encoder output"
+            ax.set_title(f"{what} and codewords")
+        curve = axes[-1]
+        curve.clear()
+        for part, values in sd.items():
+            curve.plot(steps[: rounds[picture]], values[: rounds[picture]], ".-", label=part)
+        curve.set(xlim=(0, steps[-1]), ylim=(0, 1.05 * highest), title=f"step {seen['step']}")
+        curve.set(xlabel="Step", ylabel="SD (dB²)")
+        curve.legend()
+
+    plots.show_film(fig, draw, len(rounds), f"{NAME}_training", args.plot_dir)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def evaluate(coders, x, lookahead_ms, lower):
+    """Decode x [n][K] with {label: Coder}: {label: Figures}, {label: frames}, {label: indices}."""
+    target = np.where(spectra.is_counted(x, lower)[:, None], x, np.nan)
+    figures, decoded, indices = {}, {}, {}
+    for label, coder in coders.items():
+        indices[label] = search.send(coder, x, lookahead_ms=lookahead_ms[label], lower=lower)
+        decoded[label] = search.receive(coder, indices[label], len(x))
+        figures[label] = spectra.measure(target, decoded[label])
+    return figures, decoded, indices
+
+
+def plot(figures, numbers, x, decoded, args):
+    """SD over time, and pages of some frames; numbers [n] of the frames x [n][K] and decoded."""
+    counted = spectra.is_counted(x, args.lower)
+    numbers, x, decoded = numbers[counted], x[counted], decoded["network"][counted]
+    plots.show({f"{NAME}_sd": plots.plot_sd(figures, numbers)}, args.plot_dir)
+    sd = figures["network"].sd
+    shown = plots.typical_frames(sd, x.mean(axis=1))
+    titles = [f"frame {numbers[i]}: SD {sd[i]:.1f} dB²" for i in shown]
+    files = {"original": x, "decoded": decoded}
+    hz = spectra.KINDS[args.eband_K, args.Fs].hz
+    plots.page_vectors(files, shown, titles, f"{NAME}_frames", args.plot_dir, hz)
+
+
+def main(args, data):
+    networks.set_up(args.seed)
+    networks.print_device()
+    rng = np.random.default_rng(args.seed)
+    x = data["train"][spectra.is_counted(data["train"], args.lower)]
+    baseline = train_baseline(data["train"], args, rng)
+    network = build_network(x.mean(axis=0), args)
+    history, steps = train(network, data, args, rng)
+    options = {
+        "script": NAME,
+        "eband_K": args.eband_K,
+        "Fs": args.Fs,
+        "dec": args.dec,
+        "vq_stages": args.vq_stages,
+        "num_embedding": args.num_embedding,
+        "embedding_dim": args.embedding_dim,
+        "lower": args.lower,
+        "seed": args.seed,
+        "steps": steps,
+    }
+    encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
+    codebooks = ops.convert_to_numpy(quantizer.codebooks)
+    arrays = {**baseline, "shape": spectra.shape_statistics(x)}
+    networks.save_quantiser(encoder, decoder, codebooks, None, options, args.nnout, **arrays)
+    print(f"trained: {steps} steps")
+
+    quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved
+    coders = {"network": search.coder_of(quantiser), "classical VQ": search.baseline_of(quantiser)}
+    bits = args.vq_stages * np.log2(args.num_embedding)
+    delay_ms = search.delay_ms(coders["network"], search.LOOKAHEAD_MS)
+    lookahead_ms = {
+        label: max(delay_ms - search.delay_ms(coder, 0), 0) for label, coder in coders.items()
+    }
+    print(f"bits: {bits:g} per vector")
+    print(f"bit rate: {bits / (args.dec * spectra.FRAME_S):g} bit/s")
+    print(f"algorithmic delay: {delay_ms} ms")
+    numbers = {part: spectra.pieces(len(frames), MEASURED) for part, frames in data.items()}
+    if args.test:
+        numbers["test"] = np.arange(len(data["test"]))  # all
+    figures, decoded = {}, {}
+    for part, frames in data.items():
+        some = frames[numbers[part]]
+        figures[part], decoded[part], indices = evaluate(coders, some, lookahead_ms, args.lower)
+        spectra.print_figures(part, figures[part])
+        for stage, index in enumerate(indices["network"].T):
+            used = 100 * len(np.unique(index)) / args.num_embedding
+            print(f"{part} codewords of stage {stage + 1} in use: {used:.1f} %")
+
+    part = "test" if args.test else "held-out"
+    if not args.noplots:
+        if history:
+            show_film(history, args)
+        shown = data[part][numbers[part]]
+        plot(figures[part], numbers[part], shown, decoded[part], args)
+    print(f"{figures[part]['network'].sd.mean():.2f}")
+
+
+if __name__ == "__main__":
+    main(ARGS, DATA)

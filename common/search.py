@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from common import plumbing, spectra
+from common import classical, plumbing, spectra
 
 import numpy as np
 from keras import ops
@@ -91,13 +91,12 @@ def coder_of(quantiser):
 
 def baseline_of(quantiser):
     """The Coder of the classical quantiser that a Quantiser brings along, or None."""
-    codebooks = quantiser.baseline.get("kmeans")
-    options = quantiser.options
-    return (
-        None
-        if codebooks is None
-        else coder_of_kmeans(codebooks, options["dec"], options["eband_K"])
-    )
+    arrays, options = quantiser.baseline, quantiser.options
+    if "classical_codebooks" in arrays:
+        return coder_of_classical(arrays)
+    if "kmeans" in arrays:
+        return coder_of_kmeans(arrays["kmeans"], options["dec"], options["eband_K"])
+    return None
 
 
 def coder_of_kmeans(codebooks, dec, K):
@@ -124,6 +123,21 @@ def coder_of_kmeans(codebooks, dec, K):
     else:
         reaches = {"encoder_reach": (0, dec - 1), "decoder_reach": (0, dec - 1)}
     return Coder(codebooks, None, dec, K, encode, decode, **reaches)
+
+
+
+
+def coder_of_classical(arrays):
+    """The Coder of what classical.train() returns."""
+    arrays = classical.unpack(arrays)
+    return Coder(
+        codebooks=arrays["codebooks"],
+        predictor=arrays["predictor"],
+        dec=len(arrays["klt"]) // len(arrays["mean"]),
+        K=len(arrays["mean"]),
+        encode=lambda frames: classical.encode(frames, arrays),
+        decode=lambda z: classical.decode(z, arrays),
+    )
 
 
 def find_changes(function, inputs, number):
