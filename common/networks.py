@@ -7,6 +7,7 @@ it, as it takes seconds.
 """
 
 import json
+import logging
 import zipfile
 import zlib
 from typing import NamedTuple
@@ -47,6 +48,8 @@ def set_up(seed=None):
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     keras.config.set_image_data_format("channels_last")
+    # TensorFlow warns when a network is run on arrays of several sizes, as a search does
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if seed is not None:
         keras.utils.set_random_seed(seed)
 

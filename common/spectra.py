@@ -65,6 +65,14 @@ def is_counted(x, lower):
     return np.float64(x.mean(axis=1)) > lower
 
 
+def pieces(n_frames, most):
+    """Numbers of at most `most` of n_frames frames, in pieces of 256 from all over them."""
+    if n_frames <= most:
+        return np.arange(n_frames)
+    starts = np.linspace(0, n_frames - 256, max(most // 256, 1)).astype(int)
+    return (starts[:, None] + np.arange(256)).ravel()
+
+
 def harmonic_mask(L):
     """True where column m of [n][161] is a harmonic of its frame: m = 1…L[n]."""
     return (HARMONICS >= 1) & (np.asarray(L)[:, None] >= HARMONICS)
