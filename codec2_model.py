@@ -136,10 +136,14 @@ def read_rate_K(filename, K, gain=10.0, max_nb_samples=None):
     check_floats(filename, vectors)
     vectors = vectors * np.float32(10 / gain)
     low, high = vectors.min(), vectors.max()
-    is_log10 = gain > 1 and low >= DB_RANGE[0] / 10 and high <= DB_RANGE[1] / 10
-    if low < DB_RANGE[0] or high > DB_RANGE[1] or is_log10:
-        why = f"{low:g} to {high:g} dB is not speech"
-        raise FormatError(f"{filename}: {why}: another kind, K or --gain (1: log10)?")
+    lowest, highest = DB_RANGE
+    found = f"{low:g} to {high:g} dB"
+    if low < lowest or high > highest:
+        why = f"{found} is not speech, expected {lowest} to {highest}: another kind, K or --gain?"
+        raise FormatError(f"{filename}: {why}")
+    if gain > 1 and low >= lowest / 10 and high <= highest / 10:
+        why = f"{found} is not speech: log10 of energies (--gain 1), or far too quiet?"
+        raise FormatError(f"{filename}: {why}")
     return vectors
 
 
@@ -194,15 +198,16 @@ def read_indices(filename, M, stages, dec, fingerprint):
     count_items(filename, 4, "indices")
     with open(filename, "rb") as file:
         try:
-            indices, n, sender = np.load(file), int(np.load(file)), int(np.load(file))
-        except (ValueError, EOFError, TypeError):
+            indices, n, sender = (np.lib.format.read_array(file) for _ in range(3))
+            n, sender = int(n), int(sender)
+        except (ValueError, TypeError, MemoryError):
             why = "no indices that vq_out.py --indexout has written"
             raise FormatError(f"{filename}: {why}") from None
     if sender != fingerprint:
         why = f"indices of another network: {sender:08x}, not {fingerprint:08x}"
         raise FormatError(f"{filename}: {why}")
     fits = indices.dtype == np.int32 and indices.shape == (math.ceil(n / dec), stages)
-    if not (fits and indices.min() >= -1 and indices.max() < M):
+    if not (fits and n > 0 and indices.min() >= -1 and indices.max() < M):
         raise FormatError(f"{filename}: expected int32 [vectors of {dec} frames][{stages}] < {M}")
     return indices, n
 

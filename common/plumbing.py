@@ -15,6 +15,8 @@ class FormatError(ValueError):
 
 def report(kind, error, trace):
     """One line on stderr for what a user can mend, nothing for Ctrl-C, the traceback for a bug."""
+    if issubclass(kind, BrokenPipeError):  # Python flushes stdout when it ends, and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if issubclass(kind, KeyboardInterrupt | BrokenPipeError):
         return
     if issubclass(kind, OSError):
