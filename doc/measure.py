@@ -82,7 +82,9 @@ def some_speakers(speech, every):
     ends = [*speech.starts[1:], len(speech.samples)]
     parts = [speech.samples[speech.starts[i] : ends[i]] for i in numbers]
     samples = np.concatenate(parts)
-    words = f"{len(parts)} of the {len(speech.names)} speakers, {len(samples) / FS / 60:.1f} minutes"
+    words = (
+        f"{len(parts)} of the {len(speech.names)} speakers, {len(samples) / FS / 60:.1f} minutes"
+    )
     starts = np.cumsum([0, *map(len, parts[:-1])])
     return Speech(words, samples, [speech.names[i] for i in numbers], starts)
 
@@ -123,7 +125,7 @@ def degrade(samples, condition):
     return np.int16(np.clip(np.rint(x), -32768, 32767))
 
 
-# ---------------------------------------------------------------- is test speech in training speech?
+# ---------------------------------------------------------------- overlap with training speech
 
 
 WEIGHTS = np.random.default_rng(1).integers(1, 2**63, WINDOW, dtype=np.uint64)
@@ -177,7 +179,7 @@ def training_speech():
 
 
 def bootstrap(values, speakers):
-    """Means float64 [draws] of values [n], speakers drawn with replacement; speakers [n] numbers."""
+    """Means float64 [draws] of values [n] of speakers [n], who are drawn with replacement."""
     count = np.bincount(speakers)
     total = np.bincount(speakers, np.float64(values))
     there = np.flatnonzero(count)

@@ -1,265 +1,738 @@
 #!/usr/bin/env python3
-"""Measure the trained networks on public speech, and write the tables of the README and doc/spectrogram.png.
+"""Measure the shipped networks on speech that nothing was trained on; write tables and a picture.
 
 Usage:
-    make results                     # minutes: the networks of networks/ on recordings of Debian's codec2-examples
-    doc/results.py --speech FILE     # the same tables for any speech; they are printed, and no file is written
+    make results              # ten minutes on two cores; goes on where it was stopped
+    doc/results.py --public   # the public recordings of codec2-examples, printed and in a table of
+                              # their own in doc/experiments.md; so it is without ../shared, too
 
-Phases are modelled, and speech is post filtered, as a receiver would have to.  Pitch and voicing are those of the
-original, but for Codec 2; the bit rates are those of the amplitudes.  Frames count whose mean level is above 10 dB,
-that of the vector for vectors, that of the band energies for harmonics, which count up to 3600 Hz.
+The tables go to the README and to doc/experiments.md, between marks.  What is measured once is kept
+in results/ until the networks, the search or the speech change.
 
-Units: speech int16 at 8 kHz, vectors in dB, errors in dB².
+Quantisers: frames count whose vector has a mean above 10 dB, unless a column says "all".  The delay
+is that from an input frame to its output frame, and counts encoder, search and decoder.
+
+Units: speech int16 at 8 kHz, vectors in dB, errors in dB², delays in ms.
 """
 
 import argparse
-import importlib.util
-import re
+import concurrent.futures
+import functools
+import multiprocessing
+import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+os.environ.update(ONE_THREAD)  # before NumPy is imported: one process works on each core
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import c2sim
 import codec2_model
-import plumbing
-
 import demo
-import matplotlib.pyplot as plt
-import numpy as np
-from scipy.signal import fftconvolve
+import measure
+from common import plumbing, search, spectra
 
 README = ROOT / "README.md"
 EXPERIMENTS = ROOT / "doc" / "experiments.md"
 PICTURES = ROOT / "doc"
-EXAMPLES = Path("/usr/share/codec2")  # Debian's codec2-examples
-TRAIN = ("wav/ve9qrp.wav", "wav/vk2tpm_004.wav", "wav/david4.wav", "raw/cross.raw", "raw/g3plx.raw")
-TEST = ("hts1a", "hts2a", "big_dog", "mmt1", "kristoff", "cq_ref", "morig", "forig")
-SOUNDS = Path("/usr/share/asterisk/sounds")  # Debian's asterisk-core-sounds-{en,es,fr,it}-wav
-VOICE_S = 300  # seconds of each of these four voices; their 100 minutes would leave the other speakers no weight
-SAME = 0.7  # correlation above which a recording is taken to be inside another
-FS = codec2_model.FS_HZ
-VERSIONS = (  # (file name as in demo.py, quantiser, decoder)
-    ("harmonics", "none, all harmonics", "none"),
-    ("K20", "none, K = 20", "conventional"),
-    ("K20_newamp1", "none, K = 20", "`newamp1.keras`"),
-    ("K20_1100", "`vq_K20_1100.keras`", "conventional"),
-    ("K20_1100_newamp1", "`vq_K20_1100.keras`", "`newamp1.keras`"),
-    ("K20_550", "`vq_K20_550.keras`", "conventional"),
-    ("K20_550_newamp1", "`vq_K20_550.keras`", "`newamp1.keras`"),
-    ("K14", "none, K = 14", "`bands_Wo.keras`"),
-    ("K14_1100", "`vq_K14_1100.keras`", "`bands_Wo.keras`"),
-    ("K14_1100_harmonics", "the same, `--harmonics`", "`bands_Wo.keras`"),
-    ("codec2_3200", "`c2enc 3200`", "`c2dec 3200`"),
-    ("codec2_1300", "`c2enc 1300`", "`c2dec 1300`"),
-    ("codec2_700C", "`c2enc 700C`", "`c2dec 700C`"),
+WORK = ROOT / "results"
+NETWORKS = ROOT / "networks"
+PROCESSES = 2
+LOWER_DB = 10  # frames with a larger mean count
+LOOKAHEAD_MS = search.LOOKAHEAD_MS
+LOOKAHEADS_MS = (0, 40, 80, 160, 240)  # of the curve over delay
+LONGEST_MS = 400  # whole delay that the curve goes up to
+EVERY = 4  # every so many speakers for the curve, and for errors and conditions
+CURVE = ("vq_K20_1100", "vq_K20_550")
+ROBUST = "vq_K20_1100"  # the network that errors and conditions are tried on
+CONDITIONS = (
+    "telephone band, 300 to 3400 Hz",
+    "white noise, 20 dB below the speech",
+    "20 dB quieter",
+    "6 dB louder, clipped where it must",
 )
+BIT_ERRORS = (0.001, 0.01, 0.03)
+LOST = (0.02, 0.1)
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description="Measure the trained networks, write the README's tables.")
-    parser.add_argument("--speech", metavar="FILE", help="print the tables for this speech, write no file")
+    parser = argparse.ArgumentParser(
+        description="Measure the shipped networks on held-out speech; write tables and a picture.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    public_help = "measure on the public recordings of codec2-examples"
+    parser.add_argument("--public", action="store_true", help=public_help)
     return parser.parse_args(argv)
 
 
-def script(folder, name, *options):
-    """What a script prints that runs in `folder`; if it fails, this one ends."""
-    result = subprocess.run([sys.executable, ROOT / name, *options], cwd=folder, text=True, stdout=subprocess.PIPE)
-    if result.returncode:
-        sys.exit(f"results: error: {name} {' '.join(map(str, options))}: exit {result.returncode}")
-    return result.stdout
+# ---------------------------------------------------------------- features
 
 
-def figures(stdout):
-    """{name: value} of the lines `name: value unit`."""
-    return {name: float(value) for name, value in re.findall(r"^([\w -]+): (-?[\d.]+)\b", stdout, re.MULTILINE)}
+def folder_of(speech):
+    """Folder that keeps what is measured on this speech."""
+    folder = WORK / measure.key(speech.samples.tobytes())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def table(head, *rows):
-    """Markdown of rows of cells; floats get two digits, None a dash."""
-    lines = [head, ["---"] * len(head)]
-    for row in rows:
-        lines.append([f"{cell:.2f}" if isinstance(cell, float) else "–" if cell is None else str(cell) for cell in row])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def make_features(folder, samples):
+    """Files of a piece of speech in `folder`: speech.wav, speech.model, K14.f32, K20.f32."""
+    if (folder / "K20.f32").exists():
+        return
+    folder.mkdir(exist_ok=True)
+    demo.write_wav(folder / "speech.wav", samples)
+    files = ("--bands", "K14.f32", "--modelout", "speech.model")
+    demo.run(folder, "c2sim.py", "speech.wav", *files)
+    demo.run(folder, "c2sim.py", "speech.wav", "--rateK", "--rateKout", "K20.f32")
 
 
-def write_page(page, made_by, text):
-    """Put the text into a Markdown page, between the mark of the command that has made it and the next end mark."""
-    mark, end = f"<!-- made by {made_by} -->\n", "<!-- end -->\n"
-    before, found, after = page.read_text(encoding="utf-8").partition(mark)
-    if not found or end not in after:
-        raise plumbing.FormatError(f"{page}: expected a line {mark.strip()} and after it a line {end.strip()}")
-    page.write_text(before + mark + text + end + after.partition(end)[2], encoding="utf-8")
+def vectors(folder, K):
+    return codec2_model.read_rate_K(folder / f"K{K}.f32", K)
 
 
-# ---------------------------------------------------------------- public speech
+# ---------------------------------------------------------------- quantisers
 
 
-def check_packages():
-    """End here if anything is missing that the tables need."""
-    if not (EXAMPLES.is_dir() and shutil.which("c2enc") and all(map(importlib.util.find_spec, ("pesq", "pystoi")))):
-        sys.exit("results: error: missing: apt-get install codec2 codec2-examples, or pip install pesq pystoi")
+def kind_of(name):
+    """K of the vectors of vq_K20_1100: 20."""
+    return int(name.split("_")[1][1:])
 
 
-def largest_correlation(snippet, recording):
-    """Largest normalised correlation of a snippet with any part of a recording as long: 1 if it is in there."""
-    snippet, recording = np.float64(snippet), np.float64(recording)
-    energy = np.cumsum(np.r_[0, recording**2])
-    energy = np.maximum(energy[len(snippet) :] - energy[: -len(snippet)], 1)
-    product = fftconvolve(recording, snippet[::-1], "valid")
-    return np.max(np.abs(product) / np.sqrt(energy)) / np.linalg.norm(snippet)
+@functools.cache
+def coders(name):
+    """The Coder of a network of networks/, and that of the classical quantiser in its archive."""
+    from common import networks
+
+    quantiser = networks.load_quantiser(NETWORKS / f"{name}.keras")
+    return {"network": search.coder_of(quantiser), "classical": search.baseline_of(quantiser)}
 
 
-def public_speech():
-    """Training and test speech int16 [n], after a check that no test recording is inside a training recording."""
-    train = [c2sim.read_speech(str(EXAMPLES / name)) for name in TRAIN]
-    for voice in sorted(SOUNDS.glob("*_[fm]_*")):  # en_US_f_Allison and so on: language, country, sex and name
-        files = [str(file) for file in sorted(voice.rglob("*.wav")) if file.parent.name != "silence"]
-        train.append(np.concatenate([c2sim.read_speech(file) for file in files])[: VOICE_S * FS])
-    print(f"training speech: {len(TRAIN)} of codec2-examples, {len(train) - len(TRAIN)} Asterisk voices")
-    test = [c2sim.read_speech(str(EXAMPLES / "raw" / f"{name}.raw")) for name in TEST]
-    for name, recording in zip(TEST, test, strict=True):
-        energy = np.cumsum(np.r_[0, np.float64(recording) ** 2])
-        loudest = np.argmax(energy[FS:] - energy[:-FS])  # where the second with the largest energy begins
-        snippet = recording[loudest : loudest + FS]
-        found = max(largest_correlation(snippet, other) for other in train)
-        print(f"{name}: correlation with the training speech at most {found:.2f}", flush=True)
-        if found > SAME:
-            sys.exit(f"results: error: {name} is inside a training recording")
-    return np.concatenate(train), np.concatenate(test)
+def network_names():
+    """Names of the quantisers in networks/."""
+    return sorted(file.stem for file in NETWORKS.glob("vq_*.keras"))
 
 
-# ---------------------------------------------------------------- figures
+def bits_of(coder):
+    """Bits per stage."""
+    return round(np.log2(coder.codebooks.shape[1]))
 
 
-def sd_and_variance(x, x_hat):
-    """SD and variance in dB² of vectors x_hat [n][K], means over the frames x [n][K] that are loud enough to count."""
-    error = np.float64(x - x_hat)[x.mean(axis=1) > demo.LOUD_DB]
-    return float(np.mean(error**2)), float(np.mean(np.var(error, axis=1)))
+def bit_rate(coder):
+    """In bit/s."""
+    return len(coder.codebooks) * bits_of(coder) / (coder.dec * spectra.FRAME_S)
 
 
-def code_700C(folder, raw, n):
-    """What c2enc makes of a raw file: n vectors [n][20] of 10 ms frames, and the shapes [v][20] sent every 40 ms.
+def code(folder, name, which, lookahead_ms):
+    """Indices and decoded vectors of the features in `folder`; kept in a file.
 
-    Shapes are vectors without their mean.  The mean of a vector is the one before it is quantised.
+    {"indices": [v][stages], "x_hat": [n][K], "delay_ms", "bit_rate"}; lookahead_ms None: no search,
+    the codewords nearest to the encoder's output.
     """
-    demo.run(folder, "c2enc", "700C", raw, "700C.bit", "--mlfeat", "700C.f32", "700C.model")
+
+    def make():
+        coder, x = coders(name)[which], vectors(folder, kind_of(name))
+        if lookahead_ms is None:
+            indices = without_search(coder, x)
+        else:
+            indices = search.send(coder, x, lookahead_ms=lookahead_ms, lower=LOWER_DB)
+        return {
+            "indices": indices,
+            "x_hat": search.receive(coder, indices, len(x)),
+            "delay_ms": search.delay_ms(coder, lookahead_ms or 0),
+            "bit_rate": bit_rate(coder),
+        }
+
+    sources = (ROOT / "common" / file for file in ("search.py", "classical.py"))
+    digits = measure.key(NETWORKS / f"{name}.keras", *filter(Path.exists, sources))
+    search_name = "nosearch" if lookahead_ms is None else f"{lookahead_ms:g}ms"
+    return measure.kept(folder / f"{name}_{which}_{search_name}_{digits}.npz", make)
+
+
+def without_search(coder, x):
+    """Indices of the sums of codewords nearest to what the encoder makes of x [n][K]."""
+    n = len(x) // coder.dec * coder.dec
+    z = np.asarray(coder.encode(np.maximum(x[None, :n], spectra.FLOOR_DB)))[0]
+    found = [
+        np.asarray(search.nearest_sums(z[i : i + 256], coder.codebooks, 16))[:, 0]
+        for i in range(0, len(z), 256)
+    ]
+    return np.concatenate(found)
+
+
+def receive_wrong(folder, name, which, errors, rate):
+    """x_hat [n][K] of indices with flipped bits or lost vectors; kept in a file."""
+    sent = code(folder, name, which, LOOKAHEAD_MS)
+
+    def make():
+        coder = coders(name)[which]
+        indices = sent["indices"]
+        if errors == "bit errors":
+            indices = measure.flip_bits(indices, bits_of(coder), rate)
+        else:
+            indices = measure.lose_vectors(indices, rate)
+        return {"x_hat": search.receive(coder, indices, len(sent["x_hat"]))}
+
+    digits = measure.key(sent["x_hat"].tobytes())
+    file = f"{name}_{which}_{errors.replace(' ', '_')}_{rate:g}_{digits}.npz"
+    return measure.kept(folder / file, make)
+
+
+# ---------------------------------------------------------------- speech
+
+
+def speech_quality(folder, name):
+    """PESQ and STOI of NAME.wav for each piece of 8 s: {"quality": [pieces][2]}, NaN where silent.
+
+    Kept in a file, as it takes a third of a second for each piece.
+    """
+
+    def make():
+        original = demo.read_wav(folder / "speech.wav")
+        degraded = demo.align(original, demo.read_wav(folder / f"{name}.wav"))
+        scores = np.full((len(original) // measure.PIECE, 2), np.nan)
+        for i in range(len(scores)):
+            piece = slice(i * measure.PIECE, (i + 1) * measure.PIECE)
+            found = demo.piece_quality(original[piece], degraded[piece])
+            scores[i] = np.nan if found is None else found
+        return {"quality": scores}
+
+    digits = measure.key(folder / f"{name}.wav")
+    return measure.kept(folder / f"{name}_quality_{digits}.npz", make)
+
+
+def make_speech(folder, name, x_hat, decoder):
+    """NAME.wav and NAME.model of vectors x_hat [n][K], or of the harmonics themselves when None."""
+    if (folder / f"{name}.wav").exists():
+        return
+    model = "speech.model" if x_hat is None else f"{name}.model"
+    if x_hat is not None:
+        codec2_model.write_rate_K(x_hat, folder / f"{name}.f32")
+        if decoder == "conventional":
+            Wo, L, _, phi, voiced = codec2_model.read(folder / "speech.model")
+            A = spectra.rate_K_to_L(x_hat, Wo, L)
+            codec2_model.write(Wo, L, A, phi, voiced, folder / model)
+        else:
+            network = NETWORKS / f"{decoder}.keras"
+            files = (network, f"{name}.f32", "speech.model", "--modelout", model, "--noplots")
+            demo.run(folder, "eband_out.py", *files)
+    if decoder == "conventional" and x_hat is not None:
+        source = ("--modelin", "speech.model", "--rateK", "--rateKin", f"{name}.f32")
+    else:
+        source = ("--modelin", model)
+    demo.run(folder, "c2sim.py", *source, *demo.RECEIVER, "-o", f"{name}.wav")
+
+
+def harmonic_figures(folder, name):
+    """SD of harmonics of NAME.model: {"sd": [u] dB², "frame": [u]}, of the frames that count."""
+
+    def make():
+        Wo, L, A, _, _ = codec2_model.read(folder / "speech.model")
+        loud = spectra.is_counted(vectors(folder, 14), LOWER_DB)
+        A_hat = codec2_model.read(folder / f"{name}.model")[2]
+        target, estimate = (
+            spectra.to_bins(Wo[loud], L[loud], x[loud], demo.WIDTH, demo.CUTOFF_HZ)
+            for x in (A, A_hat)
+        )
+        used = ~np.isnan(target).all(axis=1)
+        sd = spectra.measure(target, np.nan_to_num(estimate)).sd
+        return {"sd": sd, "frame": np.flatnonzero(loud)[used]}
+
+    digits = measure.key(folder / f"{name}.model")
+    return measure.kept(folder / f"{name}_harmonics_{digits}.npz", make)
+
+
+CHAINS = (  # name of the files, quantiser (network, which) or None, decoder
+    ("harmonics", None, None),
+    ("K20", None, "conventional"),
+    ("K20_newamp1", None, "newamp1"),
+    ("K20_1100", ("vq_K20_1100", "network"), "conventional"),
+    ("K20_1100_newamp1", ("vq_K20_1100", "network"), "newamp1"),
+    ("K20_1100_classical", ("vq_K20_1100", "classical"), "conventional"),
+    ("K20_550", ("vq_K20_550", "network"), "conventional"),
+    ("K20_550_newamp1", ("vq_K20_550", "network"), "newamp1"),
+    ("K20_550_classical", ("vq_K20_550", "classical"), "conventional"),
+    ("K14", None, "bands_Wo"),
+    ("K14_1100", ("vq_K14_1100", "network"), "bands_Wo"),
+    ("K14_1100_classical", ("vq_K14_1100", "classical"), "bands_Wo"),
+)
+
+
+def chain(folder, name, quantiser, decoder):
+    """Speech of one of CHAINS, its PESQ and STOI, and its SD of harmonics."""
+    if quantiser:
+        x_hat = code(folder, *quantiser, LOOKAHEAD_MS)["x_hat"]
+        digits = measure.key(x_hat.tobytes(), ROOT / "c2sim.py")
+    else:
+        x_hat = None if name == "harmonics" else vectors(folder, int(name[1:3]))
+        digits = measure.key(ROOT / "c2sim.py")
+    if decoder not in (None, "conventional"):
+        digits = measure.key(digits, NETWORKS / f"{decoder}.keras")
+    file = f"{name}_{digits}"
+    make_speech(folder, file, x_hat, decoder)
+    found = speech_quality(folder, file)
+    if name != "harmonics":
+        found = {**found, **harmonic_figures(folder, file)}
+    return found
+
+
+def bout(folder):
+    """The same vectors by 700C's quantiser and by ours, both heard through c2dec; kept in files.
+
+    --loadratek replaces the shapes (vectors without their mean) that c2dec decodes.  Interpolation,
+    energy, pitch, phases and post filter are its own for both, so that only the quantiser differs.
+    """
+    x = vectors(folder, 20)
+    demo.read_wav(folder / "speech.wav").tofile(folder / "speech.raw")
+    files = ("700C.bit", "--mlfeat", "700C.f32", "700C.model")
+    demo.run(folder, "c2enc", "700C", "speech.raw", *files)
     sent = codec2_model.read_floats(folder / "700C.f32", codec2_model.MLFEAT)
-    return interpolate_700C(sent[:, :1] + sent[:, 21:41], n), sent[:, 21:41]
+    mean, shapes = sent[:, :1], sent[:, 21:41]
+    ours = code(folder, "vq_K20_550", "network", LOOKAHEAD_MS)["x_hat"]
+    our_shapes = ours[3::4][: len(shapes)]  # c2enc leaves out a last part of 40 ms
+    our_shapes = our_shapes - our_shapes.mean(axis=1, keepdims=True)
+    found = {}
+    for name, heard in (("700C", shapes), ("ours", our_shapes)):
+        file = f"bout_{name}_{measure.key(heard.tobytes())}"
+        if not (folder / f"{file}.wav").exists():
+            codec2_model.write_rate_K(heard, folder / f"{file}.f32")
+            load = ("--loadratek", f"{file}.f32")
+            demo.run(folder, "c2dec", "700C", "700C.bit", f"{file}.raw", *load)
+            demo.write_wav(folder / f"{file}.wav", np.fromfile(folder / f"{file}.raw", "<i2"))
+        found[name] = speech_quality(folder, file)["quality"]
+    found["x_hat_700C"] = interpolate_700C(mean + shapes, len(x))
+    found["x_hat_ours"] = ours
+    return found
 
 
-def interpolate_700C(vectors, n):
-    """Vectors [n][K] of 10 ms frames: 700C sends frames 3, 7, 11 …, here vectors [v][K], with straight lines between.
+def interpolate_700C(sent, n):
+    """Vectors [n][K] of 10 ms frames: 700C sends frames 3, 7, 11 …, here sent [v][K], with straight
+    lines between.
 
     [[0], [4]], n = 9: 0 0 0 0 1 2 3 4 4.
     """
-    return np.stack([np.interp(np.arange(n), 4 * np.arange(len(vectors)) + 3, values) for values in vectors.T], axis=1)
+    numbers = 4 * np.arange(len(sent)) + 3
+    return np.stack([np.interp(np.arange(n), numbers, values) for values in sent.T], axis=1)
 
 
-def measure(folder, speech):
-    """The tables in Markdown for speech int16 [n]; `folder` gets all versions of it."""
-    # c2sim.py leaves out frames of zeros, and all versions have to be as long as the original: replace zeros by ±1
-    speech = np.where(speech == 0, np.random.default_rng(1).choice([-1, 1], len(speech)), speech).astype(np.int16)
-    demo.write_wav(folder / "original.wav", speech)
-    sd = demo.make_versions(folder)
-    for name in ("K20", "K20_1100", "K20_550"):
-        network, model = demo.NETWORKS / "newamp1.keras", f"{name}_newamp1.model"
-        script(folder, "eband_out.py", network, f"{name}.f32", "speech.model", "--modelout", model, "--noplots")
-        script(folder, "c2sim.py", "--modelin", model, *demo.RECEIVER, "-o", f"{name}_newamp1.wav")
-        files = (folder / "speech.model", folder / "K14.f32")
-        sd[f"{name}_newamp1"] = demo.harmonic_sd(*files, codec2_model.read(folder / model)[2])
-    search = ("--harmonics", "speech.model", demo.NETWORKS / "bands_Wo.keras", "--testout", "K14_1100_harmonics.f32")
-    script(folder, demo.VQ, "K14.f32", "--nnin", demo.NETWORKS / "vq_K14_1100.keras", *search, "--noplots")
-    sd["K14_1100_harmonics"] = demo.make_vectors(folder, "K14_1100_harmonics", None, "search for harmonics")
-    x = {K: codec2_model.read_rate_K(folder / f"K{K}.f32", K) for K in (14, 20)}
-    loud, loud_K20 = (x[K].mean(axis=1) > demo.LOUD_DB for K in (14, 20))
-    text = f"Errors in dB² of {np.sum(loud)} of {len(loud)} frames, those of K = 20 vectors of {np.sum(loud_K20)}.\n"
-    tables = chain_table(folder, speech, x, sd), rate_L_table(folder, x, loud), bout_table(folder, speech, x)
-    return "\n".join([text, *tables])
+# ---------------------------------------------------------------- work for two processes
 
 
-def chain_table(folder, speech, x, sd):
-    """All versions of the speech; vectors x {K: [n][K]}, SD of harmonics sd {file name: dB²}.  And classical VQ."""
-    bits = {name: bits for name, _, bits, _ in demo.VERSIONS}
-    sections = (folder / "figures.txt").read_text(encoding="utf-8").split("\n\n")  # one for each script that ran
-    rows, classical = [], []
-    for name, quantiser, decoder in VERSIONS:
-        vectors = name.removesuffix("_newamp1")
-        coded, sd_vectors = vectors.removesuffix("_harmonics"), None
-        if (folder / f"{coded}.npy").exists():  # a network of ours has made indices
-            K = int(coded[1:3])
-            sd_vectors, _ = sd_and_variance(x[K], codec2_model.read_rate_K(folder / f"{vectors}.f32", K))
-            if name == coded:
-                found = figures(next(part for part in sections if f"vq_{name}.keras" in part))
-                what = f"classical VQ, K = {K}, every {1000 * found['bits'] / found['bit rate']:.0f} ms"
-                classical.append((bits[name], what, None, found["file classical VQ SD"], None, None, None))
-        quality = demo.objective_quality(speech, c2sim.read_speech(str(folder / f"{name}.wav")))
-        rows.append((bits[coded], quantiser, decoder, sd_vectors, sd.get(name), *quality))
-    return table(
-        ("bit/s", "quantiser", "decoder", "SD of vectors", "SD of harmonics", "PESQ", "STOI"), *rows, *classical
+def do(job):
+    """Run one of the functions above in a process of its own; what it finds is kept in a file."""
+    function, arguments = job
+    globals()[function](*arguments)
+
+
+def jobs_of(speech, part, conditions):
+    """Lists of jobs, each of which needs what the one before has made."""
+    folder = folder_of(speech)
+    names = network_names()
+    whole = [("code", (folder, name, which, LOOKAHEAD_MS)) for name, which in quantisers(names)]
+    some = [
+        ("code", (part, name, which, lookahead))
+        for name in names
+        if name.startswith(CURVE)
+        for which in ("network", "classical")
+        for lookahead in LOOKAHEADS_MS
+    ]
+    some += [
+        ("code", (place, ROBUST, which, LOOKAHEAD_MS))
+        for place in conditions.values()
+        for which in ("network", "classical")
+    ]
+    errors = [
+        ("receive_wrong", (part, ROBUST, which, what, rate))
+        for which in ("network", "classical")
+        for what, rates in (("bit errors", BIT_ERRORS), ("lost vectors", LOST))
+        for rate in rates
+    ]
+    chains = [("chain", (folder, *row)) for row in CHAINS] if demo.can_score() else []
+    return [whole + some, errors + chains]
+
+
+def quantisers(names):
+    return [(name, which) for name in names for which in ("network", "classical")]
+
+
+def work(lists):
+    """Do lists of jobs with two processes, one list after the other."""
+    context = multiprocessing.get_context("spawn")  # a copy of a process with Keras hangs
+    with concurrent.futures.ProcessPoolExecutor(PROCESSES, context) as pool:
+        for jobs in lists:
+            progress = plumbing.Progress(len(jobs), "job")
+            waiting = {pool.submit(do, job): job for job in jobs}
+            for done, future in enumerate(concurrent.futures.as_completed(waiting), 1):
+                future.result()  # raises what the job has raised
+                function, arguments = waiting[future]
+                words = " ".join(str(x) for x in arguments[1:])
+                progress.show(done, f"{function} {words}")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def figures_of(folder, speech, name, x_hat, counted=None):
+    """Figures of decoded vectors, and the speakers [u] of the frames that count."""
+    x = vectors(folder, kind_of(name))
+    counted = spectra.is_counted(x, LOWER_DB) if counted is None else counted
+    found = measure.measure(x, x_hat, counted)
+    return found, measure.speakers_of_frames(speech, len(x))[counted]
+
+
+def title(name, which):
+    """How a quantiser is called in the tables."""
+    return f"`{name}.keras`" if which == "network" else "classical"
+
+
+def kmeans_lines(folder, name):
+    """x_hat [n][K]: multi-stage k-means of every dec-th vector, straight lines between; or None.
+
+    This is the baseline of older versions of these pages.
+    """
+    from common import networks
+
+    quantiser = networks.load_quantiser(NETWORKS / f"{name}.keras")
+    codebooks, dec = quantiser.baseline.get("kmeans"), quantiser.options["dec"]
+    if codebooks is None:
+        return None
+
+    def make():
+        x = np.maximum(vectors(folder, kind_of(name)), spectra.FLOOR_DB)
+        sent = x[::dec]
+        quantised = np.zeros_like(sent)
+        books = np.float32(codebooks)
+        for start in range(0, len(sent), 256):
+            found = search.nearest_sums(sent[start : start + 256], books, 16)
+            for book, index in zip(books, np.asarray(found)[:, 0].T, strict=True):
+                quantised[start : start + 256] += book[index]
+        lines = np.stack(
+            [
+                np.interp(np.arange(len(x)), np.arange(len(sent)) * dec, values)
+                for values in quantised.T
+            ],
+            axis=1,
+        )
+        return {"x_hat": lines}
+
+    digits = measure.key(codebooks.tobytes())
+    return measure.kept(folder / f"{name}_lines_{digits}.npz", make)["x_hat"]
+
+
+QUANTISER_HEAD = (
+    "quantiser",
+    "K",
+    "bit/s",
+    "delay, ms",
+    "SD, dB²",
+    "95 % interval",
+    "variance",
+    "rms, dB",
+    "above 2 dB, %",
+    "above 4 dB, %",
+    "SD, all frames",
+)
+
+
+def quantiser_row(label, K, rate, delay_ms, found, speakers):
+    shares = [f"{100 * share:.1f}" for share in (found.above_2, found.above_4)]
+    mean, spread = float(found.sd.mean()), measure.interval(found.sd, speakers)
+    return (
+        *(label, K, rate, delay_ms, mean, spread, found.variance, found.rms),
+        *shares,
+        found.sd_all,
     )
 
 
-def rate_L_table(folder, x, loud):
-    """Harmonics from vectors x {K: [n][K]} that are not quantised, of the frames `loud` [n]; and by baselines."""
-    codec2_model.write(*(values[loud] for values in codec2_model.read(folder / "speech.model")), folder / "loud.model")
-    rows = []
-    for name, K, baseline in (("bands_Wo", 14, "interpolation"), ("newamp1", 20, "conventional")):
-        codec2_model.write_rate_K(x[K][loud], folder / "loud.f32")
-        files = (demo.NETWORKS / f"{name}.keras", "loud.f32", "loud.model")
-        found = figures(script(folder, "eband_out.py", *files, "--noplots"))
-        for decoder, title in (("network", f"`{name}.keras`"), (baseline, baseline)):
-            rows.append((f"K = {K}", title, found[f"file {decoder} SD"], found[f"file {decoder} variance"]))
-    return table(("vectors, not quantised", "decoder", "SD of harmonics", "variance of harmonics"), *rows)
+def quantiser_rows(speech):
+    """{row: (Figures, speakers, rate, delay)} of all quantisers, for two tables."""
+    folder = folder_of(speech)
+    rows = {}
+    for name in network_names():
+        K = kind_of(name)
+        for which in ("network", "classical"):
+            coded = code(folder, name, which, LOOKAHEAD_MS)
+            found, speakers = figures_of(folder, speech, name, coded["x_hat"])
+            rate, delay = round(float(coded["bit_rate"])), int(coded["delay_ms"])
+            rows[name, which] = (found, speakers, K, rate, delay)
+        lines = kmeans_lines(folder, name)
+        if lines is not None:
+            dec = coders(name)["network"].dec
+            delay = round((dec - 1) * 1000 * spectra.FRAME_S)
+            found, speakers = figures_of(folder, speech, name, lines)
+            rows[name, "lines"] = (found, speakers, K, rate, delay)
+            x = vectors(folder, K)
+            found, speakers = figures_of(folder, speech, name, measure.straight_lines(x, dec))
+            rows[f"K{K}", f"floor {dec}"] = (found, speakers, K, None, delay)
+    return rows
 
 
-def bout_table(folder, speech, x):
-    """The same vectors at the same bit rate by 700C's quantiser and by ours, both heard through c2dec.
+LABELS = {
+    "classical": "classical",
+    "lines": "k-means, straight lines",
+}
 
-    --loadratek replaces the shapes that c2dec decodes.  Interpolation, energy, pitch, phases and post filter are its
-    own for both, so that only the quantiser differs.
+
+def label(name, which):
+    if which == "network":
+        return f"`{name}.keras`"
+    return LABELS.get(which, "not quantised, straight lines over 40 ms")
+
+
+def quantiser_table(speech, rows):
+    """All quantisers of amplitudes, with intervals."""
+    order = sorted(
+        rows, key=lambda row: (rows[row][2], -(rows[row][3] or 0), rows[row][0].sd.mean())
+    )
+    lines = []
+    for name, which in order:
+        found, speakers, K, rate, delay = rows[name, which]
+        lines.append(quantiser_row(label(name, which), K, rate, delay, found, speakers))
+    counted = {rows[row][2]: (len(rows[row][1]), row) for row in rows}
+    frames = len(vectors(folder_of(speech), 20))
+    words = " and ".join(f"{n} (K = {K})" for K, (n, _) in sorted(counted.items()))
+    text = f"Test speech: {speech.words}; {words} of {frames} frames count.\n\n"
+    return text + measure.table(QUANTISER_HEAD, *lines)
+
+
+def short_table(speech, rows):
+    """The quantisers in the README: network, classical, and the difference."""
+    lines = []
+    for name, which in rows:
+        if which != "network":
+            continue
+        found, speakers, K, rate, delay = rows[name, "network"]
+        other, _, _, _, other_delay = rows[name, "classical"]
+        difference = found.sd - other.sd
+        lines.append(
+            (
+                *(f"`{name}.keras`", K, rate, delay, float(found.sd.mean())),
+                *(other_delay, float(other.sd.mean()), float(difference.mean())),
+                measure.interval(difference, speakers),
+            )
+        )
+    head = (
+        "network",
+        "K",
+        "bit/s",
+        "delay, ms",
+        "SD, dB²",
+        "delay of classical",
+        "SD of classical",
+    )
+    head += ("difference", "95 % interval")
+    return f"Test speech: {speech.words}.\n\n" + measure.table(head, *lines)
+
+
+def difference_table(rows):
+    """Paired differences in dB² between any two quantisers of the same vectors, with intervals."""
+    lines = []
+    keys = [row for row in rows if rows[row][3]]
+    for i, first in enumerate(keys):
+        for second in keys[i + 1 :]:
+            if rows[first][2] != rows[second][2]:
+                continue
+            difference = rows[first][0].sd - rows[second][0].sd
+            spread = measure.interval(difference, rows[first][1])
+            words = [f"{label(*row)}, {rows[row][3]} bit/s" for row in (first, second)]
+            lines.append((*words, rows[first][2], float(difference.mean()), spread))
+    head = ("quantiser", "less", "K", "difference of SD, dB²", "95 % interval")
+    return measure.table(head, *lines)
+
+
+def robust_table(speech, part, conditions):
+    """SD of network and classical quantiser with errors, and in other conditions."""
+    folder = folder_of(part)
+    clean = spectra.is_counted(vectors(folder, kind_of(ROBUST)), LOWER_DB)
+    lines = []
+
+    def add(words, place, x_hats):
+        found = [figures_of(place, part, ROBUST, x_hat, clean) for x_hat in x_hats]
+        sd = [figures.sd for figures, _ in found]
+        difference = sd[0] - sd[1]
+        spread = measure.interval(difference, found[0][1])
+        lines.append((words, *(float(x.mean()) for x in (*sd, difference)), spread))
+
+    both = ("network", "classical")
+    plain = [code(folder, ROBUST, which, LOOKAHEAD_MS)["x_hat"] for which in both]
+    add("as it is", folder, plain)
+    for what, rates in (("bit errors", BIT_ERRORS), ("lost vectors", LOST)):
+        for rate in rates:
+            wrong = [receive_wrong(folder, ROBUST, which, what, rate)["x_hat"] for which in both]
+            add(f"{100 * rate:g} % {what}", folder, wrong)
+    for words, place in conditions.items():
+        add(words, place, [code(place, ROBUST, which, LOOKAHEAD_MS)["x_hat"] for which in both])
+    head = ("condition", f"`{ROBUST}.keras`", "classical", "difference", "95 % interval")
+    text = f"Test speech: {part.words}; frames that are loud as it is.\n\n"
+    return text + measure.table(head, *lines)
+
+
+def quality_cells(quality, pieces):
+    """Cells of a table: PESQ, its interval, STOI; quality [pieces][2]."""
+    spoken = ~np.isnan(quality[:, 0])
+    pesq, stoi = quality[spoken].T
+    spread = measure.interval(pesq, pieces[spoken])
+    return float(pesq.mean()), spread, float(stoi.mean())
+
+
+def chain_table(speech):
+    """The whole chain with unquantised pitch and voicing: SD of harmonics, PESQ, STOI."""
+    folder, pieces = folder_of(speech), measure.speakers_of_pieces(speech)
+    lines = []
+    for name, quantiser, decoder in CHAINS:
+        found = chain(folder, name, quantiser, decoder)
+        sd = spread = None
+        if "sd" in found:
+            sd = float(found["sd"].mean())
+            frames = measure.speakers_of(speech, found["frame"] * measure.FRAME)
+            spread = measure.interval(found["sd"], frames)
+        rate = int(quantiser[0].split("_")[2]) if quantiser else None
+        words = label(*quantiser) if quantiser else f"none, {name[:3].replace('K', 'K = ')}"
+        if name == "harmonics":
+            words = "none, all harmonics"
+        how = decoder if decoder in (None, "conventional") else f"`{decoder}.keras`"
+        lines.append((rate, words, how, sd, spread, *quality_cells(found["quality"], pieces)))
+    head = ("bit/s of amplitudes", "quantiser", "decoder", "SD of harmonics, dB²")
+    head += ("95 % interval", "PESQ", "95 % interval", "STOI")
+    text = f"Test speech: {speech.words}, {len(pieces)} pieces of 8 s for PESQ and STOI.\n\n"
+    return text + measure.table(head, *lines)
+
+
+def bout_table(speech):
+    """700C's quantiser and ours on the same vectors, through the same decoder."""
+    folder, pieces = folder_of(speech), measure.speakers_of_pieces(speech)
+    found = bout(folder)
+    lines = []
+    for name, words, bits in (
+        ("700C", "700C's own", 22),
+        ("ours", "`vq_K20_550.keras`, and 700C's energy", 26),
+    ):
+        figures, _ = figures_of(folder, speech, "vq_K20_550", found[f"x_hat_{name}"])
+        sd, variance = float(figures.sd.mean()), figures.variance
+        lines.append((words, bits, sd, variance, *quality_cells(found[name], pieces)))
+    head = ("quantiser", "bits every 40 ms", "SD of vectors, dB²", "variance, dB²")
+    head += ("PESQ", "95 % interval", "STOI")
+    return f"Test speech: {speech.words}.\n\n" + measure.table(head, *lines)
+
+
+# ---------------------------------------------------------------- picture
+
+
+def curve_points(part):
+    """{(network, which): [(delay in ms, SD in dB²)]}, with and without search."""
+    folder = folder_of(part)
+    points = {}
+    for name in network_names():
+        if not name.startswith(CURVE):
+            continue
+        for which in ("network", "classical"):
+            for lookahead in LOOKAHEADS_MS:
+                coded = code(folder, name, which, lookahead)
+                found, _ = figures_of(folder, part, name, coded["x_hat"])
+                point = (int(coded["delay_ms"]), float(found.sd.mean()))
+                if point[0] <= LONGEST_MS:
+                    points.setdefault((name, which), []).append(point)
+    return points
+
+
+def plot_delay(points, words):
+    """SD over the whole delay; names stand at the ends of the curves."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    rates = sorted({name.split("_")[2] for name, _ in points})
+    ends = []
+    for (name, which), curve in points.items():
+        ms, sd = zip(*curve, strict=True)
+        colour = f"C{rates.index(name.split('_')[2])}"
+        ax.plot(ms, sd, "o-" if which == "network" else "s:", color=colour, markersize=4)
+        words_here = name.removeprefix("vq_") if which == "network" else "classical"
+        ends.append((sd[-1], ms[-1], f"{words_here}, {name.split('_')[2]} bit/s", colour))
+    above, gap = -np.inf, 0.045 * ax.get_ylim()[1]  # so that no label covers another
+    for sd, ms, text, colour in sorted(ends):
+        above = max(sd, above + gap)
+        ax.annotate(text, (ms, sd), (ms + 8, above), va="center", color=colour)
+    ax.set(xlabel="Whole delay: encoder, search, decoder (ms)", ylabel="SD of vectors (dB²)")
+    ax.set(xlim=(0, 1.4 * LONGEST_MS), ylim=(0, None), title=f"K = 20; {words}")
+    ax.set_xticks(range(0, LONGEST_MS + 1, 40))
+    ax.grid(alpha=0.3)
+    return fig
+
+
+# ---------------------------------------------------------------- main
+
+
+def check_overlap(speech):
+    """End here if any of the test speech is in any training speech that is on this machine."""
+    found = measure.find_overlaps(speech, measure.training_speech())
+    for speaker, name, second in found:
+        print(f"results: error: {speaker} is in {name}, from {second:.1f} s on", file=sys.stderr)
+    if found:
+        sys.exit(1)
+    print(f"{speech.words}: none of it is in the training speech")
+
+
+def prepare(speech):
+    """Features of the speech, of a part of its speakers, and of this part in other conditions.
+
+    Returns the part and {condition: folder}.
     """
-    speech.tofile(folder / "original.raw")
-    by_700C, shapes = code_700C(folder, "original.raw", len(x[20]))
-    by_network = codec2_model.read_rate_K(folder / "K20_550.f32", 20)
-    sent = by_network[3::4][: len(shapes)]  # c2enc leaves out a last part of 40 ms
-    ours = ("`vq_K20_550.keras`", by_network, sent - sent.mean(axis=1, keepdims=True))
-    rows = []
-    for quantiser, vectors, heard in (("700C's own, its mean not quantised", by_700C, shapes), ours):
-        codec2_model.write_rate_K(heard, folder / "shapes.f32")
-        demo.run(folder, "c2dec", "700C", "700C.bit", "700C.raw", "--loadratek", "shapes.f32")
-        quality = demo.objective_quality(speech, c2sim.read_speech(str(folder / "700C.raw")))
-        rows.append((quantiser, *sd_and_variance(x[20], vectors), *quality))
-    return table(("quantiser, K = 20, 550 bit/s", "SD of vectors", "variance of vectors", "PESQ", "STOI"), *rows)
-
-
-def plot_spectrograms(folder):
-    """The first three seconds: original, from unquantised and from quantised K = 20 vectors."""
-    titles = {"original": "original", "K20": "K = 20, not quantised", "K20_1100": "K = 20, 1100 bit/s"}
-    original = c2sim.read_speech(str(folder / "original.wav"))
-    fig, axes = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
-    for ax, (name, title) in zip(axes, titles.items(), strict=True):
-        speech = demo.align(original, c2sim.read_speech(str(folder / f"{name}.wav")))[: 3 * FS]
-        ax.specgram(np.float64(speech), NFFT=256, Fs=FS, noverlap=176, cmap="magma", vmin=-30, vmax=40)
-        ax.set(ylabel="Frequency (Hz)", title=title)
-    axes[-1].set_xlabel("Time (s)")
-    fig.savefig(PICTURES / "spectrogram.png", dpi=80)
+    part = measure.some_speakers(speech, EVERY) if len(speech.names) > 2 * EVERY else speech
+    make_features(folder_of(speech), speech.samples)
+    make_features(folder_of(part), part.samples)
+    conditions = {}
+    for i, words in enumerate(CONDITIONS):
+        conditions[words] = folder_of(part) / f"condition_{i}"
+        make_features(conditions[words], measure.degrade(part.samples, words))
+    return part, conditions
 
 
 def main(args):
-    check_packages()
-    speech = c2sim.read_speech(args.speech) if args.speech is not None else public_speech()[1]
-    with plumbing.temporary_folder() as folder:
-        text = measure(Path(folder), speech)
-        if args.speech is None:
-            plot_spectrograms(Path(folder))
-            write_page(README, "make results", text)
-    print(f"\n{text}")
+    is_public = args.public or not (measure.SHARED / "heldout").is_dir()
+    if is_public and not measure.EXAMPLES.is_dir():
+        sys.exit("results: error: no speech: apt-get install codec2-examples")
+    speech = measure.public() if is_public else measure.heldout()
+    check_overlap(speech)
+    part, conditions = prepare(speech)
+    work(jobs_of(speech, folder_of(part), conditions))
+    rows = quantiser_rows(speech)
+    tables = {"quantisers": quantiser_table(speech, rows)}
+    if not is_public:
+        tables |= {
+            "network or classical": short_table(speech, rows),
+            "differences": difference_table(rows),
+            "errors and conditions": robust_table(speech, part, conditions),
+        }
+    if demo.can_score():
+        tables["speech"] = chain_table(speech)
+        if shutil.which("c2enc") and not is_public:
+            tables["bout"] = bout_table(speech)
+    for name, text in tables.items():
+        print(f"\n{name}\n\n{text}")
+    if is_public:
+        write("public recordings", "\n".join(tables.values()))
+        return
+    for name, text in tables.items():
+        write(name, text)
+    fig = plot_delay(curve_points(part), part.words)
+    fig.savefig(PICTURES / "delay.png", dpi=100)
+
+
+def write(name, text):
+    """Put a table into each page that has a mark for it."""
+    mark = f"made by make results: {name}"
+    pages = [page for page in (README, EXPERIMENTS) if f"<!-- {mark} -->" in page.read_text()]
+    if not pages:
+        raise plumbing.FormatError(f"{EXPERIMENTS}: expected a line <!-- {mark} -->")
+    for page in pages:
+        measure.write_page(page, mark, text)
 
 
 if __name__ == "__main__":
-    plumbing.plain_errors()
+    plumbing.start()
     main(parse_args())

@@ -48,16 +48,26 @@ RUNS = {  # row of the table: command, figure, baseline
     "vq_vae_ratek_conv1d --eband_K 20": (f"{VQ_K20} --dec 2 --vq_stages 2", "SD", "classical VQ"),
 }
 STAGE_BITS = 11
-CURVES = {1: (1, 2), 2: (1, 2, 4), 4: (1, 2, 4, 8)}  # --dec: --vq_stages, for the picture of rate and distortion
+CURVES = {
+    1: (1, 2),
+    2: (1, 2, 4),
+    4: (1, 2, 4, 8),
+}  # --dec: --vq_stages, for the picture of rate and distortion
 CURVE_EPOCHS = 16  # of the ten trainings for both pictures: about 2000 steps each
 DELAYS = {1: 1, 2: 2, 4: 4, 8: 8}  # --dec: --vq_stages, all 1100 bit/s, for the picture of delay
 DEC_8_S = 600  # seconds of training speech that --dec 8 needs: 2048 codewords want 2048 vectors of eight frames
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description="Train every script on public speech, write table and pictures.")
-    parser.add_argument("--epochs", type=plumbing.positive, metavar="N", help="of every training, to try it")
-    parser.add_argument("--seeds", type=plumbing.natural, nargs="+", default=[1], metavar="N", help="of the table")
+    parser = argparse.ArgumentParser(
+        description="Train every script on public speech, write table and pictures."
+    )
+    parser.add_argument(
+        "--epochs", type=plumbing.positive, metavar="N", help="of every training, to try it"
+    )
+    parser.add_argument(
+        "--seeds", type=plumbing.natural, nargs="+", default=[1], metavar="N", help="of the table"
+    )
     return parser.parse_args(argv)
 
 
@@ -94,7 +104,15 @@ def make_table(folder, args):
         steps = f"{found[0]['steps']:.0f}" if "steps" in found[0] else None
         other = float(np.mean([value[f"test {baseline} {kind}"] for value in found]))
         rows.append((f"`{name}`", steps, kind, float(np.mean(network)), spread, other, baseline))
-    head = ("script", "training steps", "figure", "network", "± half the range of seeds", "baseline", "which is")
+    head = (
+        "script",
+        "training steps",
+        "figure",
+        "network",
+        "± half the range of seeds",
+        "baseline",
+        "which is",
+    )
     return results.table(head, *rows)
 
 
@@ -106,7 +124,9 @@ def gaussian_bound(x, rates, frames=16):
 
     Reverse water-filling: eigenvalues v get bits log2(v / D) / 2 where v > D, the others none.
     """
-    blocks = np.lib.stride_tricks.sliding_window_view(x, frames, axis=0).reshape(-1, frames * x.shape[1])
+    blocks = np.lib.stride_tricks.sliding_window_view(x, frames, axis=0).reshape(
+        -1, frames * x.shape[1]
+    )
     v = np.linalg.eigvalsh(np.cov(blocks.T))
     levels = np.geomspace(1e-3, v.max(), 5000)
     bits = np.array([0.5 * np.log2(v[v > D] / D).sum() for D in levels])
@@ -125,7 +145,9 @@ def plot_rates(found, x, sd_700C):
     grid = np.arange(275, 2201, 25)
     bound = gaussian_bound(x, grid)
     ax.plot(grid, bound, "--k")
-    ends = [(bound[-1], "Gaussian bound", "k")]  # height, text and colour of the labels at the ends of the curves
+    ends = [
+        (bound[-1], "Gaussian bound", "k")
+    ]  # height, text and colour of the labels at the ends of the curves
     for i, (dec, stages) in enumerate(CURVES.items()):
         rates = [bit_rate(dec, n) for n in stages]
         for name, style in (("network", "o-"), ("classical VQ", "s:")):
@@ -138,7 +160,9 @@ def plot_rates(found, x, sd_700C):
     for height, text, colour in sorted(ends):
         above = max(height, above + gap)
         ax.text(grid[-1] + 40, above, text, va="center", color=colour)
-    ax.set(xlabel="Bit rate (bit/s)", ylabel="SD of vectors (dB²)", xlim=(200, 2900), ylim=(0, None))
+    ax.set(
+        xlabel="Bit rate (bit/s)", ylabel="SD of vectors (dB²)", xlim=(200, 2900), ylim=(0, None)
+    )
     ax.set_title("K = 20, a vector every 10, 20 or 40 ms; short trainings on public speech")
     ax.grid(alpha=0.3)
     return fig
@@ -149,7 +173,9 @@ def plot_delays(found):
     pairs = [pair for pair in DELAYS.items() if pair in found]
     delays = {
         "network": [found[pair]["algorithmic delay"] * FRAME_MS for pair in pairs],
-        "classical VQ": [(dec - 1) * FRAME_MS for dec, _ in pairs],  # it waits for the next vector to interpolate
+        "classical VQ": [
+            (dec - 1) * FRAME_MS for dec, _ in pairs
+        ],  # it waits for the next vector to interpolate
     }
     fig, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     for (name, ms), style in zip(delays.items(), ("o-", "s:"), strict=True):
@@ -158,8 +184,15 @@ def plot_delays(found):
         for (dec, stages), *point in zip(pairs, ms, sd, strict=True):
             text = f"{STAGE_BITS * stages} bits, {dec * FRAME_MS:.0f} ms"
             ax.annotate(text, point, (0, -14), textcoords="offset points", ha="center")
-    ax.set(xlabel="Algorithmic delay, without the search (ms)", ylabel="SD of vectors (dB²)", ylim=(0, None))
-    ax.set(xlim=(-20, 20 + max(delays["network"])), title="1100 bit/s, K = 20; short trainings on public speech")
+    ax.set(
+        xlabel="Algorithmic delay, without the search (ms)",
+        ylabel="SD of vectors (dB²)",
+        ylim=(0, None),
+    )
+    ax.set(
+        xlim=(-20, 20 + max(delays["network"])),
+        title="1100 bit/s, K = 20; short trainings on public speech",
+    )
     ax.legend()
     ax.grid(alpha=0.3)
     return fig
@@ -170,7 +203,9 @@ def main(args):
     args.more = f" --epochs {args.epochs}" if args.epochs else ""
     speech = dict(zip(("train", "test"), results.public_speech(), strict=True))
     if len(speech["train"]) < DEC_8_S * FS:
-        print("no Asterisk voices, so --dec 8 is left out: apt-get install asterisk-core-sounds-{en,es,fr,it}-wav")
+        print(
+            "no Asterisk voices, so --dec 8 is left out: apt-get install asterisk-core-sounds-{en,es,fr,it}-wav"
+        )
     folder = WORK / f"{len(speech['train']) // FS}_s"  # other recordings have a folder of their own
     folder.mkdir(parents=True, exist_ok=True)
     for part, samples in speech.items():
@@ -181,13 +216,17 @@ def main(args):
     curves = {(dec, n) for dec, stages in CURVES.items() for n in stages}
     for dec, stages in sorted(curves | set(DELAYS.items())):
         if dec < 8 or len(speech["train"]) >= DEC_8_S * FS:
-            line = f"{VQ_K20} --dec {dec} --vq_stages {stages} --seed {args.seeds[0]}{more} --noplots"
+            line = (
+                f"{VQ_K20} --dec {dec} --vq_stages {stages} --seed {args.seeds[0]}{more} --noplots"
+            )
             found[dec, stages] = results.figures(run(folder, line))
     x = codec2_model.read_rate_K(folder / "test_K.f32", codec2_model.NEWAMP1_K)
     by_700C, _ = results.code_700C(folder, "test.raw", len(x))
     pictures = folder if args.epochs else results.PICTURES
     loud = x[x.mean(axis=1) > demo.LOUD_DB]
-    plot_rates(found, loud, results.sd_and_variance(x, by_700C)[0]).savefig(pictures / "rate_distortion.png", dpi=100)
+    plot_rates(found, loud, results.sd_and_variance(x, by_700C)[0]).savefig(
+        pictures / "rate_distortion.png", dpi=100
+    )
     plot_delays(found).savefig(pictures / "delay.png", dpi=100)
     seconds = [f"{len(samples) / FS:.0f} s" for samples in speech.values()]
     text = f"Trained on {seconds[0]}, tested on {seconds[1]} of public speech; dB², {len(args.seeds)} seed(s).\n\n"
