@@ -275,12 +275,12 @@ def kept(filename, make):
 
 
 def cell(value):
-    """A cell of a table: two digits, a dash for None, [low, high] for a pair."""
+    """A cell of a table: two digits, a dash for None, "low to high" for a pair."""
     if value is None:
         return "–"
     if isinstance(value, tuple):
-        return f"[{value[0]:.2f}, {value[1]:.2f}]"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+        return f"{cell(value[0])} to {cell(value[1])}"
+    return f"{value:.2f}".replace("-", "−") if isinstance(value, float) else str(value)
 
 
 def table(head, *rows):

@@ -56,6 +56,15 @@ CONDITIONS = (
     "20 dB quieter",
     "6 dB louder, clipped where it must",
 )
+TABLES = (  # marks in README.md and doc/experiments.md
+    "quantisers",
+    "network or classical",
+    "differences",
+    "errors and conditions",
+    "speech",
+    "bout",
+    "public recordings",
+)
 BIT_ERRORS = (0.001, 0.01, 0.03)
 LOST = (0.02, 0.1)
 
@@ -653,12 +662,13 @@ def plot_delay(points, words):
         ax.plot(ms, sd, "o-" if which == "network" else "s:", color=colour, markersize=4)
         words_here = name.removeprefix("vq_") if which == "network" else "classical"
         ends.append((sd[-1], ms[-1], f"{words_here}, {name.split('_')[2]} bit/s", colour))
-    above, gap = -np.inf, 0.045 * ax.get_ylim()[1]  # so that no label covers another
+    highest = max(sd for curve in points.values() for _, sd in curve)
+    above, gap = -np.inf, 0.05 * highest  # so that no label covers another
     for sd, ms, text, colour in sorted(ends):
         above = max(sd, above + gap)
         ax.annotate(text, (ms, sd), (ms + 8, above), va="center", color=colour)
     ax.set(xlabel="Whole delay: encoder, search, decoder (ms)", ylabel="SD of vectors (dB²)")
-    ax.set(xlim=(0, 1.4 * LONGEST_MS), ylim=(0, None), title=f"K = 20; {words}")
+    ax.set(xlim=(0, 1.4 * LONGEST_MS), ylim=(0, 1.1 * highest), title=f"K = 20; {words}")
     ax.set_xticks(range(0, LONGEST_MS + 1, 40))
     ax.grid(alpha=0.3)
     return fig
@@ -735,4 +745,7 @@ def write(name, text):
 
 if __name__ == "__main__":
     plumbing.start()
-    main(parse_args())
+    try:
+        main(parse_args())
+    except demo.Failed as error:
+        sys.exit(str(error))
