@@ -60,6 +60,11 @@ def read_records(filename, first, n):
     return records
 
 
+def read_frames(filename, numbers):
+    """The model records of some frames, by their numbers [p], all checked."""
+    return np.concatenate([read_records(filename, number, 1) for number in numbers])
+
+
 def read_blocks(filename, max_nb_samples=None):
     """Yield (slice, records) for block after block of a .model file, all checked."""
     n = count_items(filename)
@@ -230,6 +235,19 @@ def load_pair(features, model, vectors, width, cutoff_hz, Fs=spectra.FS_HZ):
         Wo[frames], L[frames], A = records["Wo"], records["L"], records["A"]
         target[frames] = spectra.to_bins(Wo[frames], L[frames], A, width, cutoff_hz, Fs)
     return {"vectors": vectors, "Wo": Wo, "L": L, "target": target, "number": np.arange(n)}
+
+
+def cut(pair, max_nb_samples=None):
+    """{"train", "held-out"}: nine tenths of a pair of files, and the last tenth.
+
+    One contiguous block is held out, before anything is shuffled or made into sequences.
+    """
+    n = len(pair["number"][:max_nb_samples])
+    parts = {"train": slice(n - n // 10), "held-out": slice(n - n // 10, n)}
+    return {
+        part: {name: values[frames] for name, values in pair.items()}
+        for part, frames in parts.items()
+    }
 
 
 def used_frames(target, least, what):

@@ -247,16 +247,17 @@ def frames_to_show(first, numbers, sd, level):
 # ---------------------------------------------------------------- figures
 
 
-def plot_sd(figures, numbers):
-    """Histograms of SD {label: Figures} without the worst 2 % of the frames, and SD over time, from
-    frame `numbers`.
+def plot_sd(figures, numbers, frame_s=spectra.FRAME_S):
+    """Histograms of SD {label: Figures} without the worst 2 % of the frames, and SD over time.
+
+    numbers [u] are those of the frames in their file, frame_s the seconds from frame to frame.
     """
     import matplotlib.pyplot as plt
 
     fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
     bins = np.linspace(0, max(np.percentile(found.sd, 98) for found in figures.values()), 60)
     left_out = np.flatnonzero(np.diff(numbers) > 1) + 1  # gaps where frames do not count
-    seconds = np.insert(numbers * spectra.FRAME_S, left_out, np.nan)
+    seconds = np.insert(numbers * frame_s, left_out, np.nan)
     for i, (label, found) in reversed(list(enumerate(figures.items()))):
         text = f"{label}, mean {found.sd.mean():.1f} dB²"
         histogram.hist(found.sd, bins, histtype="step", color=f"C{i}", label=text)

@@ -2,6 +2,7 @@
 arguments.
 """
 
+import argparse
 import contextlib
 import os
 import sys
@@ -98,6 +99,38 @@ def level(text):
     if not abs(float(text)) <= 1000:  # also refuses nan
         raise ValueError
     return float(text)
+
+
+def gain(text):
+    """Type of --gain, by which a file is divided: 10 for dB, 1 for log10."""
+    if not 1e-6 < float(text) < 1e6:  # also refuses nan
+        raise ValueError
+    return float(text)
+
+
+def keras_file(text):
+    """Type of the name of a network that is written."""
+    if not text.endswith(".keras"):
+        hint = " (.h5 was the format of 2019)" if text.endswith(".h5") else ""
+        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in .keras{hint}")
+    return text
+
+
+class Gone(argparse.Action):
+    """An option of 2019 that is gone: add("--old", action=Gone, const="what to do instead")."""
+
+    def __init__(self, option_strings, dest, const):
+        super().__init__(
+            option_strings,
+            argparse.SUPPRESS,
+            nargs="*",
+            const=const,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} is gone: {self.const}")
 
 
 def epilog(docstring):

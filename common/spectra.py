@@ -63,6 +63,13 @@ def kinds_in_words():
     return ", ".join(f"{K} ({kind.name}, {Fs} Hz)" for (K, Fs), kind in KINDS.items())
 
 
+def unknown_kind(K, Fs):
+    """A message for a kind of vectors that KINDS does not have, which says what to do."""
+    known = f"known are {kinds_in_words()}"
+    part = "--eband_start uses a part of the bands: --eband_K 14 --eband_start 1"
+    return f"no known vectors have {K} values at {Fs:g} Hz: {known}; {part}"
+
+
 # ---------------------------------------------------------------- frames
 
 
@@ -128,7 +135,33 @@ def print_level(name, levels, file=None):
         print(f"{name}: warning: {text}", file=sys.stderr)
 
 
+def shape_statistics(vectors):
+    """Mean and spread, lists [K], of vectors [n][K] in dB without the mean of each: their shape.
+
+    {"shape_mean": …, "shape_spread": …}, which are saved with a network that these vectors trained.
+    """
+    shapes = vectors - vectors.mean(axis=1, keepdims=True)
+    statistics = {"shape_mean": shapes.mean(axis=0), "shape_spread": shapes.std(axis=0)}
+    return {name: np.float64(values).round(2).tolist() for name, values in statistics.items()}
+
+
+def shape_distance(vectors, shape_mean, shape_spread):
+    """How far the shapes of vectors [n][K] are from shape_mean [K], rms in shape_spreads [K].
+
+    1 for the vectors that these statistics are of, 0.9 to 1.1 for other speech, 1.5 for K = 20
+    vectors that are taken for K = 14.
+    """
+    shapes = vectors - vectors.mean(axis=1, keepdims=True)
+    deviations = (shapes - shape_mean) / np.maximum(shape_spread, 0.1)
+    return np.sqrt(np.mean(np.square(deviations, dtype=np.float64)))
+
+
 # ---------------------------------------------------------------- harmonics and bins
+
+
+def bins_hz(width, Fs=FS_HZ):
+    """Centre frequencies [width] in Hz of bins over 0 to Fs / 2: bin 3 of 128 is at 93.75 Hz."""
+    return np.arange(width) * (Fs / 2 / width)
 
 
 def harmonic_bins(Wo, width):
