@@ -10,7 +10,8 @@ The tables go to the README and to doc/experiments.md, between marks.  What is m
 in results/ until the networks, the search or the speech change.
 
 Quantisers: frames count whose vector has a mean above 10 dB, unless a column says "all".  The delay
-is that from an input frame to its output frame, and counts encoder, search and decoder.
+counts the look-ahead of analysis, encoder, search and decoder; a classical quantiser searches as
+far ahead as makes its delay that of the network in whose archive it is.
 
 Units: speech int16 at 8 kHz, vectors in dB, errors in dB², delays in ms.
 """
@@ -44,7 +45,7 @@ WORK = ROOT / "results"
 NETWORKS = ROOT / "networks"
 PROCESSES = 2
 LOWER_DB = 10  # frames with a larger mean count
-LOOKAHEAD_MS = search.LOOKAHEAD_MS
+ANALYSIS_MS = 20  # of speech after the middle of a frame that c2sim.py looks at
 LOOKAHEADS_MS = (0, 40, 80, 160, 240)  # of the curve over delay
 LONGEST_MS = 400  # whole delay that the curve goes up to
 EVERY = 4  # every so many speakers for the curve, and for errors and conditions
@@ -137,46 +138,43 @@ def bit_rate(coder):
     return len(coder.codebooks) * bits_of(coder) / (coder.dec * spectra.FRAME_S)
 
 
-def code(folder, name, which, lookahead_ms):
+def usual_lookahead_ms(name, which):
+    """That of vq_out.py: the classical quantiser has as much delay as the network."""
+    network = coders(name)["network"]
+    lookahead_ms = search.usual_lookahead_ms(network)
+    if which == "network":
+        return lookahead_ms
+    own_ms = search.delay_ms(coders(name)["classical"], 0)
+    return max(search.delay_ms(network, lookahead_ms) - own_ms, 0)
+
+
+def code(folder, name, which, lookahead_ms=None):
     """Indices and decoded vectors of the features in `folder`; kept in a file.
 
-    {"indices": [v][stages], "x_hat": [n][K], "delay_ms", "bit_rate"}; lookahead_ms None: no search,
-    the codewords nearest to the encoder's output.
+    {"indices": [v][stages], "x_hat": [n][K], "delay_ms", "bit_rate"}; lookahead_ms of the search,
+    None: the usual one.
     """
+    if lookahead_ms is None:
+        lookahead_ms = usual_lookahead_ms(name, which)
 
     def make():
         coder, x = coders(name)[which], vectors(folder, kind_of(name))
-        if lookahead_ms is None:
-            indices = without_search(coder, x)
-        else:
-            indices = search.send(coder, x, lookahead_ms=lookahead_ms, lower=LOWER_DB)
+        indices = search.send(coder, x, lookahead_ms=lookahead_ms, lower=LOWER_DB)
         return {
             "indices": indices,
             "x_hat": search.receive(coder, indices, len(x)),
-            "delay_ms": search.delay_ms(coder, lookahead_ms or 0),
+            "delay_ms": search.delay_ms(coder, lookahead_ms) + ANALYSIS_MS,
             "bit_rate": bit_rate(coder),
         }
 
     sources = (ROOT / "common" / file for file in ("search.py", "classical.py"))
     digits = measure.key(NETWORKS / f"{name}.keras", *filter(Path.exists, sources))
-    search_name = "nosearch" if lookahead_ms is None else f"{lookahead_ms:g}ms"
-    return measure.kept(folder / f"{name}_{which}_{search_name}_{digits}.npz", make)
-
-
-def without_search(coder, x):
-    """Indices of the sums of codewords nearest to what the encoder makes of x [n][K]."""
-    n = len(x) // coder.dec * coder.dec
-    z = np.asarray(coder.encode(np.maximum(x[None, :n], spectra.FLOOR_DB)))[0]
-    found = [
-        np.asarray(search.nearest_sums(z[i : i + 256], coder.codebooks, 16))[:, 0]
-        for i in range(0, len(z), 256)
-    ]
-    return np.concatenate(found)
+    return measure.kept(folder / f"{name}_{which}_{lookahead_ms:g}ms_{digits}.npz", make)
 
 
 def receive_wrong(folder, name, which, errors, rate):
     """x_hat [n][K] of indices with flipped bits or lost vectors; kept in a file."""
-    sent = code(folder, name, which, LOOKAHEAD_MS)
+    sent = code(folder, name, which)
 
     def make():
         coder = coders(name)[which]
@@ -275,7 +273,7 @@ CHAINS = (  # name of the files, quantiser (network, which) or None, decoder
 def chain(folder, name, quantiser, decoder):
     """Speech of one of CHAINS, its PESQ and STOI, and its SD of harmonics."""
     if quantiser:
-        x_hat = code(folder, *quantiser, LOOKAHEAD_MS)["x_hat"]
+        x_hat = code(folder, *quantiser)["x_hat"]
         digits = measure.key(x_hat.tobytes(), ROOT / "c2sim.py")
     else:
         x_hat = None if name == "harmonics" else vectors(folder, int(name[1:3]))
@@ -302,7 +300,7 @@ def bout(folder):
     demo.run(folder, "c2enc", "700C", "speech.raw", *files)
     sent = codec2_model.read_floats(folder / "700C.f32", codec2_model.MLFEAT)
     mean, shapes = sent[:, :1], sent[:, 21:41]
-    ours = code(folder, "vq_K20_550", "network", LOOKAHEAD_MS)["x_hat"]
+    ours = code(folder, "vq_K20_550", "network")["x_hat"]
     our_shapes = ours[3::4][: len(shapes)]  # c2enc leaves out a last part of 40 ms
     our_shapes = our_shapes - our_shapes.mean(axis=1, keepdims=True)
     found = {}
@@ -342,7 +340,7 @@ def jobs_of(speech, part, conditions):
     """Lists of jobs, each of which needs what the one before has made."""
     folder = folder_of(speech)
     names = network_names()
-    whole = [("code", (folder, name, which, LOOKAHEAD_MS)) for name, which in quantisers(names)]
+    whole = [("code", (folder, name, which)) for name, which in quantisers(names)]
     some = [
         ("code", (part, name, which, lookahead))
         for name in names
@@ -351,7 +349,7 @@ def jobs_of(speech, part, conditions):
         for lookahead in LOOKAHEADS_MS
     ]
     some += [
-        ("code", (place, ROBUST, which, LOOKAHEAD_MS))
+        ("code", (place, ROBUST, which))
         for place in conditions.values()
         for which in ("network", "classical")
     ]
@@ -465,14 +463,14 @@ def quantiser_rows(speech):
     for name in network_names():
         K = kind_of(name)
         for which in ("network", "classical"):
-            coded = code(folder, name, which, LOOKAHEAD_MS)
+            coded = code(folder, name, which)
             found, speakers = figures_of(folder, speech, name, coded["x_hat"])
             rate, delay = round(float(coded["bit_rate"])), int(coded["delay_ms"])
             rows[name, which] = (found, speakers, K, rate, delay)
         lines = kmeans_lines(folder, name)
         if lines is not None:
             dec = coders(name)["network"].dec
-            delay = round((dec - 1) * 1000 * spectra.FRAME_S)
+            delay = round((dec - 1) * 1000 * spectra.FRAME_S) + ANALYSIS_MS
             found, speakers = figures_of(folder, speech, name, lines)
             rows[name, "lines"] = (found, speakers, K, rate, delay)
             x = vectors(folder, K)
@@ -568,14 +566,14 @@ def robust_table(speech, part, conditions):
         lines.append((words, *(float(x.mean()) for x in (*sd, difference)), spread))
 
     both = ("network", "classical")
-    plain = [code(folder, ROBUST, which, LOOKAHEAD_MS)["x_hat"] for which in both]
+    plain = [code(folder, ROBUST, which)["x_hat"] for which in both]
     add("as it is", folder, plain)
     for what, rates in (("bit errors", BIT_ERRORS), ("lost vectors", LOST)):
         for rate in rates:
             wrong = [receive_wrong(folder, ROBUST, which, what, rate)["x_hat"] for which in both]
             add(f"{100 * rate:g} % {what}", folder, wrong)
     for words, place in conditions.items():
-        add(words, place, [code(place, ROBUST, which, LOOKAHEAD_MS)["x_hat"] for which in both])
+        add(words, place, [code(place, ROBUST, which)["x_hat"] for which in both])
     head = ("condition", f"`{ROBUST}.keras`", "classical", "difference", "95 % interval")
     text = f"Test speech: {part.words}; frames that are loud as it is.\n\n"
     return text + measure.table(head, *lines)
