@@ -87,8 +87,8 @@ def run_here(command):
     no_plots = {"--noplots", "--plot_dir", "--indexin"}
     if '"--noplots"' in known and not no_plots & set(argv):
         argv.append("--noplots")
-    if '"--epochs"' in known and "--epochs" not in argv:
-        argv += ["--epochs", "1"]
+    if '"--epochs"' in known:
+        argv += ["--epochs", "1"]  # the last one counts
     args = script.parse_args(argv)
     script.main(*([args, script.load(args)] if hasattr(script, "load") else [args]))
 
