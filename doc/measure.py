@@ -228,15 +228,20 @@ def measure(x, x_hat, counted):
     )
 
 
+def interpolate(sent, numbers, n):
+    """Vectors [n][K] on straight lines between those sent [v][K], which are frames number [v].
+
+    The first and the last one are repeated outwards.
+    """
+    return np.stack([np.interp(np.arange(n), numbers, values) for values in sent.T], axis=1)
+
+
 def straight_lines(x, dec):
-    """Every dec-th of the vectors x [n][K], and straight lines between: what interpolation alone
-    costs.
+    """Every dec-th of the vectors x [n][K], and straight lines between: what interpolation costs.
 
     [[0], [1], [5], [2], [4]] with dec 2: 0 2.5 5 4.5 4.
     """
-    sent = np.arange(0, len(x), dec)
-    frames = np.arange(len(x))
-    return np.stack([np.interp(frames, sent, values[sent]) for values in x.T], axis=1)
+    return interpolate(x[::dec], np.arange(0, len(x), dec), len(x))
 
 
 def flip_bits(indices, bits, rate, seed=1):

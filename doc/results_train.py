@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import c2sim
+import coding
 import demo
 import measure
 import results
@@ -154,7 +155,7 @@ def main(args):
     overlaps = measure.find_overlaps(test, [(words, train)])
     if overlaps:
         sys.exit(f"results_train: error: {overlaps[0][0]} is in the training speech")
-    folder = results.WORK / f"train_{measure.key(train.tobytes(), test.samples.tobytes())}"
+    folder = coding.WORK / f"train_{measure.key(train.tobytes(), test.samples.tobytes())}"
     folder.mkdir(parents=True, exist_ok=True)
     make_features(folder, "train", train)
     make_features(folder, "test", test.samples)

@@ -15,6 +15,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "doc"))
 import results_train
 
+import coding
 import demo
 import measure
 import results
@@ -112,7 +113,7 @@ def test_flipped_bits_and_lost_vectors():
     np.testing.assert_array_equal(lost[kept], indices[kept])
 
 
-@pytest.mark.parametrize("condition", results.CONDITIONS)
+@pytest.mark.parametrize("condition", coding.CONDITIONS)
 def test_conditions(condition):
     """A tone of 1 kHz, amplitude 1000, and one of 100 Hz, which no telephone passes."""
     time = np.arange(16000) / 8000
@@ -232,25 +233,25 @@ def test_results_are_kept_until_their_sources_change(tmp_path):
     assert first != measure.key(tmp_path / "network", "40 ms")
 
 
-def figures_row(errors, K, rate, delay):
-    """A row of quantiser_rows() of four frames of two speakers, with these errors in dB."""
+def row(label, K, delay_ms, errors):
+    """A results.Row of four frames of two speakers, with these errors in dB."""
     x = np.full((4, K), 30.0)
     found = measure.measure(x, x + np.array(errors)[:, None], np.ones(4, bool))
-    return found, np.array([0, 0, 1, 1]), K, rate, delay
+    return results.Row(label, K, 1100, delay_ms, found, np.array([0, 0, 1, 1]))
 
 
 ROWS = {
-    ("vq_K20_1100", "network"): figures_row([2, 2, 2, 2], 20, 1100, 360),
-    ("vq_K20_1100", "classical"): figures_row([3, 3, 3, 3], 20, 1100, 240),
-    ("vq_K14_1100", "network"): figures_row([1, 1, 1, 1], 14, 1100, 360),
-    ("vq_K14_1100", "classical"): figures_row([1, 1, 2, 2], 14, 1100, 240),
+    ("vq_K20_1100", "network"): row("`vq_K20_1100.keras`", 20, 360, [2, 2, 2, 2]),
+    ("vq_K20_1100", "classical"): row("classical", 20, 360, [3, 3, 3, 3]),
+    ("vq_K14_1100", "network"): row("`vq_K14_1100.keras`", 14, 360, [1, 1, 1, 1]),
+    ("vq_K14_1100", "classical"): row("classical", 14, 360, [1, 1, 2, 2]),
 }
 
 
-def test_quantiser_rows():
-    found, speakers, *_ = ROWS["vq_K14_1100", "classical"]
-    row = results.quantiser_row("x", 14, 1100, 240, found, speakers)
-    assert row == ("x", 14, 1100, 240, 2.5, (1, 4), 0, 1.5, "0.0", "0.0", 2.5)
+def test_quantiser_cells():
+    """Errors of 1 and 2 dB: SD 2.5, rms 1.5; the means of the speakers are 1 and 4."""
+    cells = results.quantiser_cells(ROWS["vq_K14_1100", "classical"])
+    assert cells == (2.5, (1, 4), 0, 1.5, "0.0", "0.0", 2.5)
 
 
 def test_differences_are_of_the_same_vectors():
@@ -263,8 +264,8 @@ def test_differences_are_of_the_same_vectors():
 
 def test_short_table(two_speakers):
     line = results.short_table(two_speakers, ROWS).splitlines()[4]
-    expected = "| `vq_K20_1100.keras` | 20 | 1100 | 360 | 4.00 | 240 | 9.00 | −5.00 |"
-    assert line == f"{expected} −5.00 to −5.00 |"
+    expected = "| `vq_K20_1100.keras` | 20 | 1100 | 360 | 4.00 | 9.00 | −5.00 | −5.00 to −5.00 |"
+    assert line == expected
 
 
 def test_quality_leaves_silent_pieces_out():
@@ -279,18 +280,18 @@ def test_quality_leaves_silent_pieces_out():
 def test_700C_vectors_are_those_of_frames_3_7_11_with_lines_between():
     vectors = np.array([[0, 10], [4, 2]])
     expected = [[0, 0, 0, 0, 1, 2, 3, 4, 4], [10, 10, 10, 10, 8, 6, 4, 2, 2]]
-    np.testing.assert_allclose(results.interpolate_700C(vectors, 9).T, expected)
+    np.testing.assert_allclose(coding.interpolate_700C(vectors, 9).T, expected)
 
 
 @needs_debian
 def test_700C_vectors_are_those_of_c2sim_and_heard_through_c2dec(tmp_path, monkeypatch):
     """Record i is frame 4 i + 3; 700C's own shapes, given to c2dec, are the very same speech."""
     speech = measure.read_any(measure.EXAMPLES / "raw" / "hts1a.raw")
-    results.make_features(tmp_path, speech)
-    x = results.vectors(tmp_path, 20)
-    monkeypatch.setattr(results, "code", lambda *_: {"x_hat": x + 1})
-    monkeypatch.setattr(results, "speech_quality", lambda folder, name: {"quality": name})
-    found = results.bout(tmp_path)
+    coding.make_features(tmp_path, speech)
+    x = coding.vectors(tmp_path, 20)
+    monkeypatch.setattr(coding, "code", lambda *_: {"x_hat": x + 1})
+    monkeypatch.setattr(coding, "speech_quality", lambda folder, name: {"quality": name})
+    found = coding.make_bout(tmp_path)
     sent = codec2_model.read_floats(tmp_path / "700C.f32", codec2_model.MLFEAT)[:, :41]
     np.testing.assert_allclose(sent[:, :1] + sent[:, 1:21], x[3::4], atol=0.01)
     np.testing.assert_allclose(found["x_hat_700C"][3::4], sent[:, :1] + sent[:, 21:], atol=1e-3)
@@ -303,7 +304,7 @@ def test_700C_on_the_reference_speech(shared):
     """Codec 2's own files: SD 27.0 dB² with the mean before it is quantised, variance 17.1 dB²."""
     x = codec2_model.read_rate_K(shared / "c2sim" / "test_rateK.f32", 20)
     sent = codec2_model.read_floats(shared / "c2enc" / "test_mlfeat.f32", codec2_model.MLFEAT)
-    vectors = results.interpolate_700C(sent[:, :1] + sent[:, 21:41], len(x))
+    vectors = coding.interpolate_700C(sent[:, :1] + sent[:, 21:41], len(x))
     found = measure.measure(x, vectors, x.mean(axis=1) > 10)
     assert (found.sd.mean(), found.variance) == pytest.approx((27.03, 17.10), abs=0.01)
 
@@ -314,14 +315,14 @@ def test_700C_on_the_reference_speech(shared):
 def test_speech_from_vectors(tmp_path):
     """Speech as long as the original; vectors that are 3 dB louder have more SD of harmonics."""
     speech = measure.read_any(ROOT / "tests" / "data" / "sample_8k.wav")[:16000]
-    results.make_features(tmp_path, speech)
-    x = results.vectors(tmp_path, 20)
-    results.make_speech(tmp_path, "K20", x, "conventional")
-    found = results.harmonic_figures(tmp_path, "K20")
+    coding.make_features(tmp_path, speech)
+    x = coding.vectors(tmp_path, 20)
+    coding.make_speech(tmp_path, "K20", x, "conventional")
+    found = coding.harmonic_figures(tmp_path, "K20")
     assert len(demo.read_wav(tmp_path / "K20.wav")) == len(speech)
-    louder = results.vectors(tmp_path, 20) + 3
-    results.make_speech(tmp_path, "louder", louder, "conventional")
-    more = results.harmonic_figures(tmp_path, "louder")["sd"].mean()
+    louder = coding.vectors(tmp_path, 20) + 3
+    coding.make_speech(tmp_path, "louder", louder, "conventional")
+    more = coding.harmonic_figures(tmp_path, "louder")["sd"].mean()
     assert more > found["sd"].mean() + 4
     assert found["frame"].max() < len(x)
 
@@ -353,7 +354,7 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     page.write_text("<!-- made by make results-train -->\nold\n<!-- end -->\n")
     monkeypatch.setattr(results, "EXPERIMENTS", page)
     monkeypatch.setattr(results, "PICTURES", tmp_path)
-    monkeypatch.setattr(results, "WORK", tmp_path / "work")
+    monkeypatch.setattr(coding, "WORK", tmp_path / "work")
     monkeypatch.setattr(demo, "run", script)
     test = measure.Speech("two speakers", noise(2, 1), ["a", "b"], np.array([0, 8000]))
     monkeypatch.setattr(results_train, "choose_speech", lambda: (noise(120, 2), "noise", test))
