@@ -69,7 +69,7 @@ def eager():
 @pytest.fixture
 def one_correction(monkeypatch):
     """Networks of eband_train have one correction instead of four, and compile in a third of the time."""
-    monkeypatch.setattr("eband_train.ROUNDS", 1)
+    monkeypatch.setattr("eband_train.CORRECTIONS", 1)
 
 
 @pytest.fixture
