@@ -220,6 +220,7 @@ def check_run(network, shapes, output_shapes, filename):
 
 QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
     "eband_K": range(2, 161),
+    "Fs": range(1000, 192_001),
     "dec": range(1, 17),
     "vq_stages": range(1, 17),
     "num_embedding": range(2, 2**16 + 1),
@@ -227,19 +228,31 @@ QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
 }
 
 
+def read_quantiser_options(filename):
+    """The options of a quantiser: those above, and `lower`, the level in dB of frames that count."""
+    options = read_options(filename, {})
+    if "Fs" not in options:
+        why = "a quantiser of an old form, or no quantiser"
+        raise FormatError(f"{filename}: {why}: train it anew, or take one of networks/")
+    read_options(filename, QUANTISER_OPTIONS)
+    lower = options.get("lower")
+    if not (isinstance(lower, int | float) and abs(lower) <= MAX_DB):
+        raise FormatError(f"{filename}: a network with lower {lower!r}, expected a level in dB")
+    return options
+
+
 def load_quantiser(filename):
     """The Quantiser in an archive, run once.  FormatError if its parts are not those that its
     options tell.
     """
-    options = read_options(filename, QUANTISER_OPTIONS)
+    options = read_quantiser_options(filename)
     names = ("vq_stages", "num_embedding", "embedding_dim", "dec", "eband_K")
     stages, M, dim, dec, K = (options[name] for name in names)
     arrays = read_arrays(filename)
     codebooks = arrays.pop("codebooks", np.zeros(0))
     predictor = arrays.pop("predictor", np.zeros((dim, dim)))
     if codebooks.shape != (stages, M, dim) or predictor.shape != (dim, dim):
-        why = "no codebooks of the size that its options tell: an old network? Train it anew"
-        raise FormatError(f"{filename}: {why}")
+        raise FormatError(f"{filename}: no codebooks of the size that its options tell")
     network = load(filename)
     if not {"encoder", "decoder"} <= {layer.name for layer in network.layers}:
         raise FormatError(f"{filename}: a network without the layers encoder and decoder")

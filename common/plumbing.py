@@ -163,6 +163,14 @@ def replacing(*filenames):
             Path(new).unlink(missing_ok=True)
 
 
+def write_all(outputs):
+    """Write {file name: function that writes a file of the name it is given}: all, or none."""
+    with contextlib.ExitStack() as stack:
+        new = [stack.enter_context(replacing(filename)) for filename in outputs]
+        for name, write in zip(new, outputs.values(), strict=True):
+            write(name)
+
+
 def new_name(filename):
     """Name of a new file beside `filename` with the same ending, which libraries look at."""
     path = Path(os.path.realpath(filename))
