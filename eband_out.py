@@ -134,7 +134,7 @@ def warn_of_other_vectors(features, vectors, network):
     if not LEAST_DISTANCE < distance < MOST_DISTANCE:
         found = f"distance {distance:.2f} from those that the network was trained on"
         usual = "usual for speech is 0.9 to 1.1: vectors of another kind?"
-        print(f"warning: {features}: {found}, {usual}", file=sys.stderr)
+        print(f"{features}: warning: {found}, {usual}", file=sys.stderr)
 
 
 def decimate(vectors, dec):

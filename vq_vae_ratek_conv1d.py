@@ -40,8 +40,8 @@ HIDDEN = 128  # channels of the hidden layers; 256 gain nothing
 KERNEL = 7  # frames that a conv1D layer looks at; strided layers look at twice --dec and 3 more
 DIM_PER_FRAME = 8  # values that are quantised per frame
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
-CHUNK = 32  # frames of a training sequence
-BATCH = 32  # chunks
+CHUNK = 64  # frames of a training sequence; the vectors of a chunk are predicted one from another
+BATCH = 16  # chunks
 STEPS = 12_000  # training steps, a batch each, that the default of --epochs comes to
 FIRST_STEPS = 250  # without the quantiser; in thousands the encoder's output would grow unbounded
 ROUNDS = 40  # lines printed and evaluations made during a training
@@ -49,12 +49,15 @@ LEARNING_RATE = 2e-3  # falls to 0 along a cosine
 CLIP_NORM = 0.5  # of all gradients, mostly 0.2 to 0.4 together; one bad batch ruined a training
 TRAIN_MBEST = 4  # partial sums that the search in training carries from stage to stage
 BETA = 1  # weight of the commitment loss; with 0.25 the encoder's output grows
-DECAY = 0.99  # per step, of the EMA that the codebooks follow
+DECAY = 0.99  # per step, of the EMA that the codebooks and the predictor follow
+LEAK = 0.6  # of the prediction that is used; more gains little, and wrong bits last longer
+RIDGE = 1e-4  # of the mean power of z: keeps the predictor finite where a value of z is always 0
+START_RATE = 1e-3  # highest learning rate of a training that starts from another network
+WARM_STEPS = 200  # in which it rises to that
 GAIN_DB = 10  # training chunks are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
 CUTOFF_DB = 50  # most that a low pass or a high pass takes away
 KMEANS = 60_000  # vectors that k-means sees
-LOOK = 4096  # vectors that these evaluations search for at a time
 PROGRESS = 16_384  # frames of a part that the lines printed during a training are of, at most
 MEASURED = 3000  # frames of training and held-out part that the figures are of, at most
 PICTURES = 16  # of the film, at most
@@ -88,8 +91,12 @@ def parse_args(argv=None):
     add("--num_embedding", **number, default=2048, help="codewords of a stage (default: 2048)")
     dim_help = f"values that are quantised (default: {DIM_PER_FRAME} times --dec)"
     add("--embedding_dim", **number, help=dim_help)
-    blocks_help = "residual blocks on each side; one adds to the delay (default: 0)"
-    add("--blocks", type=int, default=0, choices=(0, 1), metavar="N", help=blocks_help)
+    delay_help = "layers that see little of what comes later: 70 instead of 280 ms with --dec 4"
+    add("--low_delay", action="store_true", help=delay_help)
+    leak_help = f"share of the prediction that is used, 0 for none (default: {LEAK:g})"
+    add("--leak", type=plumbing.probability, default=LEAK, metavar="P", help=leak_help)
+    start_help = "start from the layers of this network, with or without --low_delay"
+    add("--start", metavar="NET", help=start_help)
     epochs_help = f"passes through the frames (default: as many as make {STEPS} steps)"
     add("--epochs", **number, help=epochs_help)
     cutoffs_help = "share of the training speech that is made narrow band (default: 0.3)"
@@ -119,7 +126,7 @@ def parse_args(argv=None):
 
 def load(args):
     """{"train", "held-out"} and, with --test, {"test"}: rate K vectors [n][K] in dB."""
-    plumbing.check_outputs([args.nnout], [args.features, args.test], args.plot_dir)
+    plumbing.check_outputs([args.nnout], [args.features, args.test, args.start], args.plot_dir)
     x = codec2_model.read_rate_K(args.features, args.eband_K, args.gain, args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before chunks overlap
     data = {"train": x[:nb_train], "held-out": x[nb_train:]}
@@ -163,49 +170,115 @@ from common import classical, search
 
 
 class VectorQuantizer(layers.Layer):
-    """Vectors x [..., dim] become x_q, the sum of one codeword per stage, for training.
+    """Vectors z [n][vectors][dim] become z_hat, what is decoded of them, for training.
 
-    Each stage quantises the residual so far.  The gradient of x_q goes to x unchanged
-    (straight-through estimator).  The commitment loss beta·mean((x − x_q)²) pulls x to its
-    codewords.  The codebooks get no gradient: EMA updates move every codeword towards the mean of
-    the vectors assigned to it, and one that is hardly used restarts at a vector of the batch.
+    z_hat[t] = z_hat[t − 1] @ predictor + one codeword per stage; each stage quantises the residual
+    so far.  The first vector of a sequence is not quantised: it stands for what came before.
 
-    Codewords [0, 0] and [1, 0], x = [0.9, 0], beta 0.25: x_q = [1, 0], commitment loss 0.25 · 0.1²
-    / 2 = 0.00125.
+    The gradient of z_hat goes to z unchanged (straight-through estimator).  The commitment loss
+    beta·mean((z − z_hat)²) pulls z to what is decoded of it.  Codebooks and predictor get no
+    gradient.  EMA updates move every codeword towards the mean of the vectors assigned to it, and
+    one that is hardly used restarts at a vector of the batch.  The predictor is `leak` times the
+    least-squares prediction of z[t] from z_hat[t − 1], by an EMA of their covariances; with a leak
+    below 1, what a wrong bit does dies away.
+
+    Codewords [0, 0] and [1, 0], predictor 0.5 · I, beta 0.25, z = [[2, 0], [1.9, 0]]: residual
+    [0.9, 0], z_hat = [[2, 0], [2, 0]], commitment loss 0.25 · 0.1² / 2 = 0.00125.
     """
 
-    def __init__(self, stages, num_embedding, embedding_dim, m_best, beta, decay, **kwargs):
+    def __init__(self, stages, num_embedding, embedding_dim, m_best, beta, decay, leak, **kwargs):
         super().__init__(**kwargs)
         self.stages, self.M, self.dim = stages, num_embedding, embedding_dim
-        self.m_best, self.beta, self.decay = m_best, beta, decay
-        sizes = stages, num_embedding, embedding_dim
+        self.m_best, self.beta, self.decay, self.leak = m_best, beta, decay, leak
+        sizes, square = (stages, num_embedding, embedding_dim), (embedding_dim, embedding_dim)
         self.codebooks = self.add_weight(sizes, trainable=False, name="codebooks")
         self.counts = self.add_weight(sizes[:2], "ones", trainable=False, name="counts")
+        self.predictor = self.add_weight(square, "zeros", trainable=False, name="predictor")
+        self.power = self.add_weight(square, "zeros", trainable=False, name="power")
+        self.product = self.add_weight(square, "zeros", trainable=False, name="product")
         self.random = keras.random.SeedGenerator(1)
 
-    def start(self, x, rng):
-        """Let the codebooks start from k-means of vectors x [n][dim]."""
-        self.codebooks.assign(fit_kmeans(x, self.stages, self.M, 3, rng))
-
     def decode(self, indices):
-        """Vectors [n][dim] that these indices [n][stages] stand for."""
+        """Sums of codewords [n][dim] that these indices [n][stages] stand for."""
         return sum(
             ops.take(self.codebooks[stage], indices[:, stage], axis=0)
             for stage in range(self.stages)
         )
 
+    def quantise(self, z, before, m_best):
+        """z_hat for z, and indices [n · vectors][stages], if `before` was decoded of the vectors
+        before; all [n][vectors][dim].
+        """
+        predicted = ops.matmul(before, self.predictor)
+        residual = ops.reshape(z - predicted, (-1, self.dim))
+        indices = search.nearest_sums(residual, self.codebooks, m_best)[:, 0]
+        return predicted + ops.reshape(self.decode(indices), ops.shape(z)), indices
+
+    def quantise_all(self, z):
+        """z_hat, what was decoded before each vector, and indices, for all but the first of the
+        vectors z.
+
+        In a closed loop each vector waits for the one before.  Two rounds over all vectors at once
+        come to nearly the same errors: the first predicts from z, the second from its z_hat.
+        """
+        first, before, z = z[:, :1], z[:, :-1], z[:, 1:]
+        if self.leak:
+            z_hat, _ = self.quantise(z, before, 1)
+            before = ops.concatenate([first, z_hat[:, :-1]], axis=1)
+        z_hat, indices = self.quantise(z, before, self.m_best)
+        return z_hat, before, indices
+
     def call(self, inputs, training=False):
-        x = ops.reshape(inputs, (-1, self.dim))
-        indices = search.nearest_sums(x, self.codebooks, self.m_best)[:, 0]
-        x_q = ops.stop_gradient(self.decode(indices))
-        self.add_loss(self.beta * ops.mean((x - x_q) ** 2))
+        z = ops.stop_gradient(inputs)
+        z_hat, before, indices = map(ops.stop_gradient, self.quantise_all(z))
+        self.add_loss(self.beta * ops.mean((inputs[:, 1:] - z_hat) ** 2))
         if training:
-            self.update_codebooks(ops.stop_gradient(x) - x_q, indices)
-        # straight-through: the value is exactly x_q, the gradient that of the identity
-        return ops.reshape(x_q + (x - ops.stop_gradient(x)), ops.shape(inputs))
+            self.update_codebooks(ops.reshape(z[:, 1:] - z_hat, (-1, self.dim)), indices)
+            self.update_predictor(z[:, 1:], before)
+        # straight-through: the value is exactly z_hat, the gradient that of the identity
+        return ops.concatenate([z[:, :1], z_hat], axis=1) + (inputs - z)
+
+    def update_predictor(self, z, before):
+        """EMA update towards the best prediction of z from what was decoded before."""
+        z, before = (ops.reshape(x, (-1, self.dim)) for x in (z, before))
+        n = ops.cast(ops.shape(z)[0], z.dtype)
+        rows = ops.transpose(before) / n
+        self.power.assign(self.decay * self.power + (1 - self.decay) * ops.matmul(rows, before))
+        self.product.assign(self.decay * self.product + (1 - self.decay) * ops.matmul(rows, z))
+        self.predictor.assign(self.solve())
+
+    def solve(self):
+        """The predictor for the covariances so far."""
+        mean = ops.trace(self.power) / self.dim
+        power = self.power + (RIDGE * mean + 1e-9) * ops.eye(self.dim)
+        return self.leak * ops.solve(power, self.product)
+
+    def start(self, z, rng):
+        """Let codebooks and predictor start from vectors z [n][vectors][dim]: k-means of residuals.
+
+        First of those predicted from z, then of those predicted from what is decoded.
+        """
+        target, before = z[:, 1:], z[:, :-1]
+        for last in (False, True) if self.leak else (True,):
+            rows = before.reshape(-1, self.dim)
+            self.power.assign(rows.T @ rows / len(rows))
+            self.product.assign(rows.T @ target.reshape(-1, self.dim) / len(rows))
+            self.predictor.assign(self.solve())
+            predicted = before @ ops.convert_to_numpy(self.predictor)
+            residuals = (target - predicted).reshape(-1, self.dim)
+            self.codebooks.assign(fit_kmeans(residuals, self.stages, self.M, 3, rng))
+            if not last:
+                parts = [
+                    self.quantise(*pair, 1)[0]
+                    for pair in zip(
+                        np.array_split(target, 16), np.array_split(before, 16), strict=True
+                    )
+                ]
+                z_hat = np.concatenate([ops.convert_to_numpy(part) for part in parts])
+                before = np.concatenate([z[:, :1], z_hat[:, :-1]], axis=1)
 
     def update_codebooks(self, error, indices):
-        """EMA update towards the mean of the assigned vectors; error [n][dim] is x − x_q."""
+        """EMA update towards the mean of the assigned vectors; error [n][dim] is z − z_hat."""
         codebooks, counts = [], []
         for stage in range(self.stages):
             index = indices[:, stage]
@@ -240,46 +313,98 @@ def fit_kmeans(x, stages, M, iterations, rng):
 # ---------------------------------------------------------------- network
 
 
+def inputs_after(dec, low_delay):
+    """How many inputs after its own a convolution sees, by name of the layer.
+
+    Of decoder_strided: how many frames before its own a vector changes.
+    """
+    if low_delay:
+        frames, vectors, encoder, decoder = 0, 0, dec, 0
+    else:
+        frames, vectors, encoder, decoder = KERNEL // 2, 1, (dec + 4) // 2, (dec + 3) // 2
+    return {
+        "encoder_frames": frames,
+        "encoder_linear": encoder,
+        "encoder_strided": encoder,
+        "encoder_block": vectors,
+        "decoder_vectors": vectors,
+        "decoder_block": vectors,
+        "decoder_strided": decoder,
+        "decoder_frames": frames,
+    }
+
+
 def build_network(mean, args):
     """Network from frames [n][frames][K] to decoded ones; `mean` [K] is that of the training part.
 
-    Its layers are encoder, quantizer and decoder.  Encoder and decoder are two conv1D layers each,
-    one of them strided; with --blocks 1 there is a residual block beside the inner one.
+    Its layers are encoder, quantizer and decoder.  Encoder and decoder are two convolutions each,
+    one of them strided, and a residual block beside the inner one.
     """
-    K, dim = args.eband_K, args.embedding_dim
+    K, dim, dec = args.eband_K, args.embedding_dim, args.dec
+    kernel = 2 * dec + 3  # frames, of the strided layers
+    after = inputs_after(dec, args.low_delay)
     scale = {"mean": mean, "variance": np.full(K, SCALE_DB**2)}
-    stride = {"kernel_size": 2 * args.dec + 3, "strides": args.dec, "padding": "same"}
+
+    def conv(x, filters, kernel, name, activation=None, strides=1):
+        x = layers.ZeroPadding1D((kernel - strides - after[name], after[name]))(x)
+        return layers.Conv1D(filters, kernel, strides, activation=activation, name=name)(x)
+
+    def residual_block(x, name):  # x [n][vectors][HIDDEN]; at first it adds nothing
+        hidden = layers.LayerNormalization(name=f"{name}_norm")(x)
+        hidden = conv(hidden, HIDDEN, 3, name, "gelu")
+        return x + layers.Dense(HIDDEN, kernel_initializer="zeros", name=f"{name}_out")(hidden)
 
     frames = keras.Input((None, K))
     hidden = layers.Normalization(**scale)(frames)
-    hidden = layers.Conv1D(HIDDEN, KERNEL, padding="same", activation="gelu")(hidden)
-    z_e = layers.Conv1D(dim, **stride)(hidden)  # [n][vectors][dim]
-    if args.blocks:
-        hidden = layers.Conv1D(HIDDEN, activation="gelu", **stride)(hidden)
-        hidden = residual_block(hidden)
-        z_e = z_e + layers.Dense(dim, kernel_initializer="zeros")(hidden)
+    hidden = conv(hidden, HIDDEN, KERNEL, "encoder_frames", "gelu")
+    z_e = conv(hidden, dim, kernel, "encoder_linear", strides=dec)  # [n][vectors][dim]
+    hidden = conv(hidden, HIDDEN, kernel, "encoder_strided", "gelu", dec)
+    hidden = residual_block(hidden, "encoder_block")
+    z_e = z_e + layers.Dense(dim, kernel_initializer="zeros", name="encoder_out")(hidden)
     encoder = keras.Model(frames, z_e, name="encoder")
 
-    z_q = hidden = keras.Input((None, dim))
-    if args.blocks:
-        hidden = residual_block(layers.Conv1D(HIDDEN, 3, padding="same")(z_q))
-        hidden = layers.Concatenate()([z_q, hidden])
-    hidden = layers.Conv1DTranspose(HIDDEN, activation="gelu", **stride)(hidden)
-    hidden = layers.Conv1D(K, KERNEL, padding="same")(hidden)  # [n][frames][K]
+    z_q = keras.Input((None, dim))
+    hidden = conv(z_q, HIDDEN, 3, "decoder_vectors")
+    hidden = residual_block(hidden, "decoder_block")
+    hidden = layers.Concatenate()([z_q, hidden])
+    hidden = layers.Conv1DTranspose(HIDDEN, kernel, dec, name="decoder_strided")(hidden)
+    before = after["decoder_strided"]
+    hidden = layers.Cropping1D((before, kernel - dec - before))(hidden)
+    hidden = layers.Activation("gelu")(hidden)
+    hidden = conv(hidden, K, KERNEL, "decoder_frames")  # [n][frames][K]
     decoded = layers.Normalization(**scale, invert=True)(hidden)
     decoder = keras.Model(z_q, decoded, name="decoder")
 
-    quantizer = VectorQuantizer(
-        args.vq_stages, args.num_embedding, dim, TRAIN_MBEST, BETA, DECAY, name="quantizer"
-    )
+    sizes = args.vq_stages, args.num_embedding, dim
+    quantizer = VectorQuantizer(*sizes, TRAIN_MBEST, BETA, DECAY, args.leak, name="quantizer")
     return keras.Model(frames, decoder(quantizer(encoder(frames))))
 
 
-def residual_block(x):
-    """Vectors x [n][vectors][HIDDEN] and what they and their neighbours add; at first nothing."""
-    hidden = layers.LayerNormalization()(x)
-    hidden = layers.Conv1D(HIDDEN, 3, padding="same", activation="gelu")(hidden)
-    return x + layers.Dense(HIDDEN, kernel_initializer="zeros")(hidden)
+def start_from(network, other, args):
+    """Copy the layers of the encoder and decoder of another Quantiser, with or without low delay.
+
+    A weight of a convolution stays with the input that it is for, counted from the output; where
+    this network sees an input that the other one does not see, there are zeros.
+    """
+    after = inputs_after(args.dec, args.low_delay)
+    others = inputs_after(args.dec, other.options["low_delay"])
+    for side, source in (("encoder", other.encoder), ("decoder", other.decoder)):
+        for layer in source.layers:
+            weights = layer.get_weights()
+            if layer.name in after:
+                fewer = others[layer.name] - after[layer.name]
+                weights[0] = moved(weights[0], -fewer if layer.name == "decoder_strided" else fewer)
+            if weights:
+                network.get_layer(side).get_layer(layer.name).set_weights(weights)
+
+
+def moved(kernel, n):
+    """Kernel [inputs][...] moved by n inputs, with zeros where there were none.
+
+    [1, 2, 3] moved by 1: [0, 1, 2]; by −1: [2, 3, 0].
+    """
+    padded = np.pad(kernel, [(abs(n), abs(n)), *[(0, 0)] * (kernel.ndim - 1)])
+    return padded[abs(n) - n :][: len(kernel)]
 
 
 def random_filter(chunks, args, rng):
@@ -319,7 +444,7 @@ def train_baseline(x, args, rng):
 
 
 def train(network, data, args, rng):
-    """Fit encoder, codebooks and decoder to data["train"] [n][K], or until Ctrl-C.
+    """Fit encoder, codebooks, predictor and decoder to data["train"] [n][K], or until Ctrl-C.
 
     Returns what the film shows, a dictionary per round, and the number of steps made.
     """
@@ -333,17 +458,23 @@ def train(network, data, args, rng):
     some = {part: data[part][spectra.pieces(len(data[part]), PROGRESS)] for part in data}
     progress, history, done = plumbing.Progress(steps, "step"), [], 0
     try:
-        # without the quantiser first, so that the codebooks start from vectors that mean something
-        model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))
-        model.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM), **options)
-        chunks, weights = random_chunks(x, min(FIRST_STEPS, steps) * BATCH, args, rng)
-        model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
+        if args.start:
+            rate = keras.optimizers.schedules.CosineDecay(
+                START_RATE / 10, steps, warmup_target=START_RATE, warmup_steps=WARM_STEPS
+            )
+        else:
+            # without the quantiser first, so that codebooks start from vectors that mean something
+            model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))
+            adam = keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM)
+            model.compile(adam, **options)
+            chunks, weights = random_chunks(x, min(FIRST_STEPS, steps) * BATCH, args, rng)
+            model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
+            rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
         n = max(KMEANS, args.num_embedding)  # vectors
-        chunks, _ = random_chunks(x, math.ceil(n * args.dec / CHUNK), args, rng)
-        quantizer.start(encoder.predict(chunks, verbose=0).reshape(-1, args.embedding_dim), rng)
+        chunks, _ = random_chunks(x, math.ceil(n / (CHUNK // args.dec - 1)), args, rng)
+        quantizer.start(encoder.predict(chunks, verbose=0), rng)
 
         model = keras.Model(network.inputs, network.outputs)  # the network has no optimiser
-        rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
         model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), **options)
         for end in np.linspace(0, steps, min(ROUNDS, steps) + 1).astype(int)[1:].tolist():
             chunks, weights = random_chunks(x, (end - done) * BATCH, args, rng)
@@ -351,38 +482,38 @@ def train(network, data, args, rng):
             done = end
             seen = {"step": done, "SD": {}}
             for part in ("held-out", "train"):
-                seen["SD"][part], seen["z_e"], seen["indices"] = look(network, some[part], args)
+                sd, seen["residual"], seen["indices"] = look(network, some[part], args)
+                seen["SD"][part] = sd
             history.append({**seen, "codebooks": ops.convert_to_numpy(quantizer.codebooks)})
-            sd = ", ".join(f"{part} {value:.2f}" for part, value in seen["SD"].items())
-            progress.show(done, f"SD {sd} dB²")
+            text = ", ".join(f"{part} {sd:.2f}" for part, sd in seen["SD"].items())
+            progress.show(done, f"SD {text} dB²")
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # main() saves the network before it prints anything
     return history, done
 
 
 def look(network, x, args):
-    """SD in dB² of frames x [n][K] by a quick search, encoder output [v][dim], indices [v][stages].
+    """SD in dB² of frames x [n][K] by a quick search, what stage 1 quantises [v][dim], and indices
+    [v][stages].
 
     Each vector takes the sum of codewords nearest to it, whatever the decoder makes of it.
     """
     encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
     x = x[: len(x) // args.dec * args.dec]
-    z_e = encoder.predict_on_batch(x[None])[0]
-    blocks = np.array_split(z_e, math.ceil(len(z_e) / LOOK))  # bounds the memory for distances
-    nearest = [search.nearest_sums(z, quantizer.codebooks, TRAIN_MBEST)[:, 0] for z in blocks]
-    indices = np.concatenate([ops.convert_to_numpy(part) for part in nearest])
-    z_q = ops.convert_to_numpy(quantizer.decode(indices))
-    counted = spectra.is_counted(x, args.lower)
-    error = (x - decoder.predict_on_batch(z_q[None])[0])[counted]
-    return np.mean(error**2), z_e, indices
+    z = encoder.predict_on_batch(x[None])
+    z_hat, before, indices = map(ops.convert_to_numpy, quantizer.quantise_all(z))
+    decoded = decoder.predict_on_batch(np.concatenate([z[:, :1], z_hat], axis=1))[0]
+    error = (x - decoded)[spectra.is_counted(x, args.lower)]
+    residual = z[:, 1:] - before @ ops.convert_to_numpy(quantizer.predictor)
+    return np.mean(error**2), residual[0], indices
 
 
 # ---------------------------------------------------------------- film
 
 
 def stage_inputs(seen):
-    """What each stage quantises, [v][dim] each: the encoder's output, less the stages before."""
-    inputs, residual = [], seen["z_e"]
+    """What each stage quantises, [v][dim] each: what the prediction and the stages before leave."""
+    inputs, residual = [], seen["residual"]
     for codebook, index in zip(seen["codebooks"], seen["indices"].T, strict=True):
         inputs.append(residual)
         residual = residual - codebook[index]
@@ -422,7 +553,7 @@ def show_film(history, args):
             ax.plot(*codewords.T, "ow", **style)
             ax.set(xlim=limits[stage][0], ylim=limits[stage][1])
             ax.set(xlabel="Principal axis 1", ylabel="Principal axis 2")
-            what = f"residual of stage {stage}" if stage else "encoder output"
+            what = f"residual of stage {stage}" if stage else "residual of the prediction"
             ax.set_title(f"{what} and codewords")
         curve = axes[-1]
         curve.clear()
@@ -469,6 +600,8 @@ def main(args, data):
     x = data["train"][spectra.is_counted(data["train"], args.lower)]
     baseline = train_baseline(data["train"], args, rng)
     network = build_network(x.mean(axis=0), args)
+    if args.start:
+        start_from(network, networks.load_quantiser(args.start), args)
     history, steps = train(network, data, args, rng)
     options = {
         "script": NAME,
@@ -479,13 +612,16 @@ def main(args, data):
         "num_embedding": args.num_embedding,
         "embedding_dim": args.embedding_dim,
         "lower": args.lower,
+        "low_delay": args.low_delay,
+        "leak": args.leak,
         "seed": args.seed,
         "steps": steps,
     }
     encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
     codebooks = ops.convert_to_numpy(quantizer.codebooks)
+    predictor = ops.convert_to_numpy(quantizer.predictor)
     arrays = {**baseline, "shape": spectra.shape_statistics(x)}
-    networks.save_quantiser(encoder, decoder, codebooks, None, options, args.nnout, **arrays)
+    networks.save_quantiser(encoder, decoder, codebooks, predictor, options, args.nnout, **arrays)
     print(f"trained: {steps} steps")
 
     quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved

@@ -112,20 +112,8 @@ def read_options(filename, expected):
     FormatError unless the value of each of `expected` {name: values} is one of these.
     """
     plumbing.check_input(filename)
-    try:
-        archive = zipfile.ZipFile(filename)
-        size = sum(member.file_size for member in archive.infolist())
-        options = dict(json.loads(archive.read("options.json"))) if size < MAX_BYTES else None
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        zlib.error,
-    ):
-        options = None
+    with open(filename, "rb") as file:
+        options = unpack_options(file)
     if options is None:
         raise FormatError(f"{filename}: expected a network that one of these scripts has written")
     for name, allowed in expected.items():
@@ -135,6 +123,29 @@ def read_options(filename, expected):
                 f"{filename}: a network with {name} {value!r}, expected {in_words(allowed)}"
             )
     return options
+
+
+def unpack_options(file):
+    """The options in an open archive, or None: zipfile raises many exception types for a bad
+    file.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+                return None
+            return dict(json.loads(archive.read("options.json")))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        RecursionError,
+    ):
+        return None
 
 
 def in_words(allowed):
@@ -152,8 +163,8 @@ def read_arrays(filename):
             if name.endswith(".npy"):
                 with archive.open(name) as file:
                     try:
-                        values = np.load(file, allow_pickle=False)
-                    except (ValueError, EOFError, OSError, zlib.error):
+                        values = np.lib.format.read_array(file)
+                    except (ValueError, EOFError, OSError, MemoryError, zlib.error):
                         raise FormatError(f"{filename}: {name} in this network is broken") from None
                 if not (
                     values.dtype.kind in "fi" and (np.abs(np.float64(values)) < MAX_WEIGHT).all()

@@ -14,6 +14,7 @@ from common import plumbing, spectra
 PER_PAGE = 16  # vectors, in four rows and columns
 PAGES_WITHOUT_DISPLAY = 10  # PNG files that nobody asked for; a long file has thousands of pages
 FRAMES_PER_PAGE = 6
+TIME_POINTS = 400  # most that a curve over time has: thousands of frames would be a blot
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # do nothing alone
 MARGINS = {
     "left": 0.06,
@@ -260,18 +261,33 @@ def plot_sd(figures, numbers, frame_s=spectra.FRAME_S):
     """
     import matplotlib.pyplot as plt
 
-    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
+    fig, (histogram, over_time) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
     bins = np.linspace(0, max(np.percentile(found.sd, 98) for found in figures.values()), 60)
-    left_out = np.flatnonzero(np.diff(numbers) > 1) + 1  # gaps where frames do not count
-    seconds = np.insert(numbers * frame_s, left_out, np.nan)
-    for i, (label, found) in reversed(list(enumerate(figures.items()))):
+    n = math.ceil((numbers[-1] - numbers[0] + 1) / TIME_POINTS)  # frames in a point
+    for i, (label, found) in enumerate(figures.items()):
+        style = {"color": f"C{i}", "zorder": 3 - i}  # the network's lies above the others
         text = f"{label}, mean {found.sd.mean():.1f} dB²"
-        histogram.hist(found.sd, bins, histtype="step", color=f"C{i}", label=text)
-        by_frame.plot(seconds, np.insert(found.sd, left_out, np.nan), color=f"C{i}", linewidth=0.6)
-    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
-    by_frame.set(xlabel="Time (s)", ylabel="SD (dB²)", ylim=(0, bins[-1]))
+        histogram.hist(found.sd, bins, histtype="step", label=text, **style)
+        first, means = means_over_time(found.sd, numbers, n)
+        over_time.plot((first + n / 2) * frame_s, means, linewidth=1, **style)
+    histogram.set(xlabel="SD of a frame (dB²)", ylabel="Frames")
+    ylabel = f"SD (dB²), means of {n * frame_s:.2g} s" if n > 1 else "SD (dB²)"
+    over_time.set(xlabel="Time in the file (s)", ylabel=ylabel)
+    over_time.set_ylim(bottom=0)
     fig.legend(loc="outside upper center", ncols=len(figures))
     return fig
+
+
+def means_over_time(values, numbers, n):
+    """Means of the values [u] of frames `numbers` [u], of every n frames of the file.
+
+    Returns the first of these frames [points], and the means [points]; NaN where no frame counts.
+    values [1, 3, 5, 7], numbers [10, 11, 12, 16], n = 2: frames 10, 12, 14, 16; 2, 5, NaN, 7.
+    """
+    point = (numbers - numbers[0]) // n
+    count = np.bincount(point)
+    means = np.bincount(point, values) / np.where(count > 0, count, np.nan)
+    return numbers[0] + n * np.arange(len(count)), means
 
 
 def plot_losses(losses, labels, ylabel):

@@ -212,12 +212,12 @@ def check_outputs(outputs, inputs=(), plot_dir=None):
     for name in outputs:
         if name is None:
             continue
+        if name == "":
+            raise FormatError("an output without a name, expected one")
         path = "-" if name == "-" else os.path.realpath(name)
         if path in taken:
             raise FormatError(f"{name}: an output that {taken[path]}, expected another name")
         taken[path] = "is named twice"
-        if name == "":
-            raise FormatError("an output without a name, expected one")
         if name != "-":
             try_output(name)
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.plumbing import FormatError
+
 FS_HZ = 8000
 FRAME_S = 0.01  # one model record; 0.04 in the files of c2enc 700C
 MAX_AMP = 160  # most harmonics in a record
@@ -257,11 +259,14 @@ def measure(target, estimate):
     """Figures of estimates [n][width] in dB for a target [n][width] in dB, where NaN is no target.
 
     SD is the mean squared error over the targets of a frame, variance that without the frame's mean
-    error.  Frames without any target do not count. target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD
-    (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
+    error.  Frames without any target do not count.  FormatError for estimates that are not finite.
+    target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
     """
-    used = ~np.isnan(target).all(axis=1)
-    error = np.float64(target[used]) - estimate[used]
+    has_target = ~np.isnan(target)
+    if not np.isfinite(estimate[has_target]).all():
+        raise FormatError("a network that makes values that are not finite: training diverged?")
+    used = has_target.any(axis=1)
+    error = np.float64(target[used]) - np.where(has_target, estimate, np.nan)[used]
     return Figures(np.nanmean(error**2, axis=1), np.nanvar(error, axis=1), len(target))
 
 
