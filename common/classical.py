@@ -9,6 +9,8 @@ smoother are ridge regressions, the codebooks k-means, on vectors that were code
 Units: frames float32 [n][K] in dB; the KLT is orthonormal, so errors of u are in dB, too.
 """
 
+import math
+
 import numpy as np
 
 DIM = 56  # vectors have this many values at most; the others are left to the smoother
@@ -218,12 +220,14 @@ def code(u, weight, codebooks, predictor, paths=PATHS, m_best=M_BEST):
 
 
 def smallest(scores, k):
-    """Numbers [n][k] and values of the k smallest of scores [n][N], the smallest first."""
+    """Numbers [n][k] and values of the k smallest of scores [n][N], or of all, the smallest first."""
     n, N = scores.shape
-    groups = scores.reshape(n, 32, N // 32)
-    k_groups = min(k, N // 32)
+    k, size = min(k, N), math.gcd(N, 32)
+    n_groups = N // size
+    groups = scores.reshape(n, size, n_groups)
+    k_groups = min(k, n_groups)
     best = np.argpartition(groups.min(axis=1), k_groups - 1, axis=1)[:, :k_groups]
-    number = (np.arange(32)[:, None] * (N // 32) + best[:, None, :]).reshape(n, -1)
+    number = (np.arange(size)[:, None] * n_groups + best[:, None, :]).reshape(n, -1)
     members = np.take_along_axis(scores, number, axis=1)
     some = np.argpartition(members, k - 1, axis=1)[:, :k]
     values = np.take_along_axis(members, some, axis=1)
