@@ -224,8 +224,8 @@ def read_indices(filename, M, stages, dec):
 def load_pair(features, model, vectors, width, cutoff_hz, Fs=spectra.FS_HZ):
     """A pair of files in memory, one entry per frame.
 
-    {"vectors": [n][K], digital silence at SILENCE_DB, "Wo": [n], "L": [n], "target": [n][width] of spectra.to_bins(),
-    "number": [n]}
+    {"vectors": [n][K], digital silence at SILENCE_DB, "Wo": [n], "L": [n], "number": [n],
+    "target": [n][width] of spectra.to_bins()}
     """
     n = count_items(model)
     if len(vectors) != n:
