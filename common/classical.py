@@ -24,6 +24,7 @@ M_BEST = 8  # partial sums, of all paths together, that it carries from stage to
 PRIOR = 5  # vectors that the old codeword stands for when a new one is the mean of its vectors
 QUIET = 0.02  # weight of a block without counted frames
 NEIGHBOURS = 1  # blocks each side that the smoother looks at
+LARGEST_GROWTH = 0.98  # of an error of the predictor, per vector; smaller with enough speech
 RIDGE = 1e-3  # share of the mean variance that is added to the diagonal of a regression
 
 
@@ -73,17 +74,19 @@ def train(x, counted, dec, stages, M, rng, filtered=None, report=print):
     filtered(chunks [n][frames][K], rng) returns these as other microphones would have recorded
     them; half of the training speech is filtered.
     """
-    K, length = x.shape[1], CHAIN * dec
+    K, chain = x.shape[1], min(CHAIN, len(x) // dec)
+    length = chain * dec
     n = len(x) // length
     chunks, weight = x[: n * length].reshape(n, length, K), counted[: n * length].reshape(n, length)
-    keep = weight.mean(axis=1) > 0.25
+    share = weight.mean(axis=1)
+    keep = share >= min(0.25, share.max())
     chunks, weight = chunks[keep], weight[keep]
     if filtered is not None:
         chunks = np.concatenate([chunks, filtered(chunks, rng)])
         weight = np.concatenate([weight, weight])
     mean = np.average(chunks.reshape(-1, K), axis=0, weights=weight.ravel()).astype(np.float32)
-    v = (chunks - mean).reshape(len(chunks), CHAIN, dec * K)  # [chains][blocks][dec · K]
-    weight = weight.reshape(len(chunks), CHAIN, dec).mean(axis=2).astype(np.float32)
+    v = (chunks - mean).reshape(len(chunks), chain, dec * K)  # [chains][blocks][dec · K]
+    weight = weight.reshape(len(chunks), chain, dec).mean(axis=2).astype(np.float32)
     weight = np.maximum(weight, QUIET)
 
     flat, w = v.reshape(-1, dec * K), weight.reshape(-1, 1)
@@ -91,7 +94,7 @@ def train(x, counted, dec, stages, M, rng, filtered=None, report=print):
     klt = np.float32(np.float16(klt))
     mean = np.float32(np.float16(mean))
     u = v @ klt  # [chains][blocks][dim]
-    predictor = regression(u[:, :-1], u[:, 1:], weight[:, 1:])
+    predictor = stable(regression(u[:, :-1], u[:, 1:], weight[:, 1:]))
     r = (u[:, 1:] - u[:, :-1] @ predictor).reshape(-1, u.shape[2])
     some = rng.choice(len(r), min(BLOCKS, len(r)), False, weight[:, 1:].ravel() / weight[:, 1:].sum())
     codebooks = kmeans_stages(r[some], stages, M, rng)
@@ -101,7 +104,7 @@ def train(x, counted, dec, stages, M, rng, filtered=None, report=print):
         indices, u_hat = code(target, w, codebooks, predictor)
         sd = np.average(((target - u_hat)[:, 5:] ** 2).sum(axis=2), weights=w[:, 5:]) / (dec * K)
         report(f"classical round {number + 1}: {sd:.2f} dB²")
-        predictor = regression(u_hat[:, :-1], target[:, 1:], w[:, 1:])
+        predictor = stable(regression(u_hat[:, :-1], target[:, 1:], w[:, 1:]))
         r = target[:, 1:] - u_hat[:, :-1] @ predictor
         codebooks = update(r, indices[:, 1:], w[:, 1:], codebooks, rng)
     predictor = np.float32(np.float16(predictor))
@@ -119,6 +122,13 @@ def regression(inputs, targets, weight):
     power = np.float64((x * w).T @ x)
     ridge = RIDGE * np.trace(power) / len(power) * np.eye(len(power))
     return np.float32(np.linalg.solve(power + ridge, (x * w).T @ y))
+
+
+def stable(predictor):
+    """The predictor [dim][dim], smaller where errors would grow from vector to vector: with little
+    speech."""
+    growth = np.abs(np.linalg.eigvals(predictor)).max()
+    return predictor * np.float32(min(1, LARGEST_GROWTH / growth))
 
 
 def fit_smoother(u_hat, v, weight):
@@ -152,7 +162,7 @@ def kmeans_stages(x, stages, M, rng):
     """Codebooks [stages][M][dim] for x [n][dim]: k-means, each stage of the residuals so far."""
     codebooks = []
     for _ in range(stages):
-        codebook = x[rng.choice(len(x), M, replace=False)]
+        codebook = x[rng.choice(len(x), M, replace=len(x) < M)]
         for _ in range(KMEANS):
             codebook = means(x, nearest(x, codebook), np.ones(len(x), np.float32), codebook)
         codebooks.append(codebook)
@@ -220,14 +230,13 @@ def code(u, weight, codebooks, predictor, paths=PATHS, m_best=M_BEST):
 
 
 def smallest(scores, k):
-    """Numbers [n][k] and values of the k smallest of scores [n][N], or of all, the smallest first."""
+    """Numbers [n][k] and values of the k smallest of scores [n][N], the smallest first."""
     n, N = scores.shape
     k, size = min(k, N), math.gcd(N, 32)
-    n_groups = N // size
-    groups = scores.reshape(n, size, n_groups)
-    k_groups = min(k, n_groups)
+    groups = scores.reshape(n, size, N // size)
+    k_groups = min(k, N // size)
     best = np.argpartition(groups.min(axis=1), k_groups - 1, axis=1)[:, :k_groups]
-    number = (np.arange(size)[:, None] * n_groups + best[:, None, :]).reshape(n, -1)
+    number = (np.arange(size)[:, None] * (N // size) + best[:, None, :]).reshape(n, -1)
     members = np.take_along_axis(scores, number, axis=1)
     some = np.argpartition(members, k - 1, axis=1)[:, :k]
     values = np.take_along_axis(members, some, axis=1)

@@ -125,8 +125,6 @@ def coder_of_kmeans(codebooks, dec, K):
     return Coder(codebooks, None, dec, K, encode, decode, **reaches)
 
 
-
-
 def coder_of_classical(arrays):
     """The Coder of what classical.train() returns."""
     arrays = classical.unpack(arrays)
@@ -243,10 +241,13 @@ def nearest_sums(x, codebooks, m_best, candidates=1):
 
 
 def smallest(values, k):
-    """Numbers [k] of the k smallest of the values [N] of a NumPy array, the smallest first; N is a
-    multiple of 32.  As largest() does it.
+    """Numbers [k] of the k smallest of the values [N] of a NumPy array, or of all.
+
+    The smallest first, as largest() does it.
     """
-    groups = values.reshape(32, -1)  # the minimum of columns is faster than that of rows
+    k = min(k, len(values))
+    size = math.gcd(len(values), 32)
+    groups = values.reshape(size, -1)  # the minimum of columns is faster than that of rows
     best = np.argpartition(groups.min(axis=0), min(k, groups.shape[1]) - 1)[:k]
     members = groups[:, best].ravel()
     number = np.argpartition(members, k - 1)[:k]
