@@ -1,7 +1,7 @@
-# make demo                speech through the trained networks, and a page to listen on: demo/index.html
+# make demo                speech through the codec and its parts, and a page: demo/index.html
 # make demo SPEECH=my.wav  the same for the first minute of your own speech
-# make results             what the trained networks reach on public speech: tables of the README
-# make results-train       what training on public speech reaches: table and pictures in doc/; takes an hour
+# make results             what the codec and the networks reach: tables of the README and doc/
+# make results-train       what default trainings reach: table and film in doc/; takes hours
 # make bench               speed, start-up time and memory, in results/bench.txt
 # make test lint clean
 

@@ -50,6 +50,8 @@ def set_up(seed=None):
     keras.config.set_image_data_format("channels_last")
     # TensorFlow warns when a network is run on arrays of several sizes, as a search does
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with plumbing.quiet():  # of CUDA, which misses a GPU as soon as devices are looked for
+        keras.distribution.list_devices()
     if seed is not None:
         keras.utils.set_random_seed(seed)
 

@@ -95,15 +95,15 @@ def make_rows(speech):
             coded = coding.code(folder, name, which)
             rate, delay_ms = round(float(coded["bit_rate"])), int(coded["delay_ms"])
             rows[name, which] = make_row(label, K, rate, delay_ms, coded["x_hat"], folder, speech)
+        dec = coding.coders(name)["network"].dec
+        delay_ms = round((dec - 1) * 1000 * spectra.FRAME_S) + coding.ANALYSIS_MS
+        floor = measure.straight_lines(coding.vectors(folder, K), dec)
+        label = f"not quantised, straight lines over {dec * 10} ms"
+        rows[f"K{K}", f"floor {dec}"] = make_row(label, K, None, delay_ms, floor, folder, speech)
         lines = coding.kmeans_lines(folder, name)
         if lines is not None:
-            dec = coding.coders(name)["network"].dec
-            delay_ms = round((dec - 1) * 1000 * spectra.FRAME_S) + coding.ANALYSIS_MS
-            label = "k-means, straight lines"
+            label = f"k-means, straight lines over {dec * 10} ms"
             rows[name, "lines"] = make_row(label, K, rate, delay_ms, lines, folder, speech)
-            floor = measure.straight_lines(coding.vectors(folder, K), dec)
-            label = "not quantised, straight lines"
-            rows[f"K{K}", "floor"] = make_row(label, K, None, delay_ms, floor, folder, speech)
     return rows
 
 

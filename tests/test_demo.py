@@ -150,9 +150,9 @@ def speech_like(seconds=1.5, seed=1):
 def test_name_of_the_speech_is_data(name, as_variable, tmp_path):
     """SPEECH=… after `make demo` and before it: the program gets the very bytes, nothing is run."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    command = ["make", "-s", "-o", ".venv/demo", "PY=printenv SPEECH #", "demo"]
+    command = ["make", "-s", "-o", ".venv/pesq", "PY=printenv SPEECH #", "demo"]
     (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "demo").touch()
+    (tmp_path / ".venv" / "pesq").touch()
     command += [f"SPEECH={name}"] if as_variable else []
     env = {**os.environ, "SPEECH": "other" if as_variable else name}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)

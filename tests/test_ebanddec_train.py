@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_network(sample, tmp_path):
         options = ("--dec", 2, "--epochs", 1, "--nb_samples", 400, "--seed", seed)
         call(ebanddec_train, *sample, *options, "--noplots", "--nnout", network)
         results[name] = networks.load(network).get_weights()
-    for one, same, other in zip(*results.values(), strict=True):
+    for one, same in zip(results["a"], results["b"], strict=True):
         np.testing.assert_array_equal(one, same)
     assert not all(np.array_equal(*x) for x in zip(results["a"], results["c"], strict=True))
 

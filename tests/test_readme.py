@@ -116,6 +116,8 @@ def test_commands_work_in_the_order_given(tmp_path, monkeypatch, capsys):
                 found = float(printed.splitlines()[-1])
         else:
             subprocess.run(["bash", "-ec", command], check=True, env={**os.environ, "PATH": path})
+    copied = Path("my_quantiser.py").read_text()
+    assert len(copied.splitlines()) == 1 + len(Path("vq_vae_ratek_conv1d.py").read_text().splitlines())
     assert found == pytest.approx(float(promised), abs=0.1)
     assert os.path.getsize("received.wav") > 100_000
     assert os.path.getsize("my.bit") == 8 + 4 * 25 * 28 // 8
