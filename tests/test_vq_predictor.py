@@ -1,8 +1,8 @@
 """The predictor of vq_vae_ratek_conv1d.py's quantiser, and its networks of short delay."""
 
 import numpy as np
-import vq_vae_ratek_conv1d as script
 
+import vq_vae_ratek_conv1d as script
 from common import search
 
 
@@ -38,7 +38,7 @@ def test_a_start_from_another_network_keeps_each_weight_at_its_input():
 
 
 def test_low_delay_is_70_ms():
-    args = script.parse_args("x --dec 4 --num_embedding 16 --low_delay".split())
+    args = script.parse_args(["x", "--dec", "4", "--num_embedding", "16", "--low_delay"])
     network = script.build_network(np.zeros(14), args)
     encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
     coder = search.coder_of_network(encoder, decoder, np.zeros((2, 16, 32)), 4)
