@@ -56,9 +56,8 @@ def parse_args(argv=None):
     add("--frame", type=plumbing.natural, metavar="F", help=frame_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
-    known = "it is saved with the network"
-    for name in ("--eband_K", "--eband_start", "--gain"):
-        add(name, action=plumbing.Gone, const=known)
+    for name in ("--eband_K", "--eband_start", "--gain", "--removemean"):
+        add(name, action=plumbing.Gone, const="it is saved with the network")
     args = parser.parse_args(argv)
     if args.noplots and not (args.plot_dir is None and args.frame is None):
         parser.error("--plot_dir and --frame have no effect with --noplots")

@@ -76,6 +76,7 @@ def parse_args(argv=None):
     add("--frame", type=plumbing.natural, metavar="F", help=frame_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    add("--removemean", action=plumbing.Gone, const="the network never sees the level of a frame")
     args = parser.parse_args(argv)
     kind = spectra.KINDS.get((args.eband_K, args.Fs))
     if kind is None:
