@@ -25,6 +25,7 @@ Units: vectors in dB, float32 [frames][K]; delays and look-ahead in ms; errors i
 
 import argparse
 import functools
+import sys
 
 import numpy as np
 
@@ -34,11 +35,8 @@ from common.plumbing import FormatError
 
 NAME = "vq_out"
 ANALYSIS_MS = 20  # of speech after the middle of a frame that c2sim.py looks at
-LOUD = 90  # % of the frames have a lower level than the active one
-QUIET_DB = 30  # active level below which speech is too quiet; mean over the values of a vector
-USUAL_DB = 47  # active level of the training speech
-FAR = 1.5  # spreads of the training vectors; most recordings are within 1
-ROUGH = 0.65  # spreads, change of a value from frame to frame; that of speech is 0.15 to 0.55
+MOST_CHANGE = 1.0  # of shapes from frame to frame; vectors of another K have 1.3 and more
+MOST_DISTANCE = 1.5  # of shapes from those of the training; most speech has 0.7 to 1.3
 
 
 def parse_args(argv=None):
@@ -52,7 +50,7 @@ def parse_args(argv=None):
     add("network", metavar="NET", help="network of vq_vae_ratek*.py")
     add("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
     gain_help = "features divided by this are log10(energy) (default: 10, dB)"
-    add("--gain", type=float, metavar="G", help=gain_help)
+    add("--gain", type=plumbing.gain, metavar="G", help=gain_help)
     add("--nb_samples", **number, help="use the first N frames")
     add("--indexout", metavar="NPY", help="write the indices")
     add("--testout", metavar="F32", help="write the decoded vectors, in dB")
@@ -74,11 +72,9 @@ def parse_args(argv=None):
         senders = "gain nb_samples indexout vqout mbest lookahead stages frame noplots plot_dir"
         for name in senders.split():
             if getattr(args, name) not in (None, False):
-                parser.error(f"--{name} does nothing beside --indexin")
-    if args.gain is not None and not 0 < args.gain < np.inf:
-        parser.error("--gain must be above 0")
-    if args.frame is not None and args.noplots:
-        parser.error("--frame does nothing beside --noplots")
+                parser.error(f"--{name} has no effect with --indexin")
+    if args.noplots and not (args.plot_dir is None and args.frame is None):
+        parser.error("--plot_dir and --frame have no effect with --noplots")
     return args
 
 
@@ -96,12 +92,17 @@ def load(args):
         return {"options": options, "indices": codec2_model.read_indices(args.indexin, *sizes)}
     K, gain = options["eband_K"], args.gain or 10
     x = codec2_model.read_rate_K(args.features, K, gain, args.nb_samples)
-    if not spectra.is_counted(x, options["lower"]).any():
+    counted = np.flatnonzero(spectra.is_counted(x, options["lower"]))
+    if len(counted) == 0:
         why = f"no frame with a mean level above {options['lower']:g} dB"
         raise FormatError(f"{args.features}: {why}: silence, or speech that is too quiet")
-    if args.frame is not None and args.frame >= len(x):
-        raise FormatError(f"{args.features}: {len(x)} frames, no --frame {args.frame}")
-    return {"options": options, "vectors": x}
+    if args.frame is not None and args.frame > counted[-1]:
+        expected = f"expected 0 to {counted[-1]}"
+        raise FormatError(f"{args.features}: no --frame {args.frame} to show, {expected}")
+    shape = networks.read_arrays(args.network).get("shape")
+    if shape is not None and shape.shape != (2, K):
+        raise FormatError(f"{args.network}: a network with a shape of {shape.shape}, not (2, {K})")
+    return {"options": options, "vectors": x, "shape": shape}
 
 
 def codebook_names(stem, stages):
@@ -122,29 +123,29 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 # ---------------------------------------------------------------- what goes in
 
 
-def look_at(x, options):
+def look_at(filename, x, options, shape):
     """Print how long and loud the vectors x [n][K] are, and warn when they are not as in training.
 
-    The active level is the mean level of a frame that 90 % of the frames are below.
+    shape [2][K] is what spectra.shape_statistics() gave of the training vectors, or None.
     """
+    if (options["eband_K"], options["Fs"]) in spectra.KINDS:
+        spectra.print_level(filename, spectra.frame_levels(x, options["Fs"]))
     counted = x[spectra.is_counted(x, options["lower"])]
-    level = np.percentile(x.mean(axis=1), LOUD)
-    scale = np.array(options["spread"])
-    distance = np.sqrt(np.mean(((counted.mean(axis=0) - options["mean"]) / scale) ** 2))
-    change = np.sqrt(np.mean((np.diff(counted, axis=0) / scale) ** 2)) if len(counted) > 1 else 0.0
-    print(f"length: {len(x) * spectra.FRAME_S:.2f} s")
-    print(f"active level: {level:.1f} dB")
     print(f"frames above {options['lower']:g} dB: {len(counted)} of {len(x)}")
-    print(f"distance from the training vectors: {distance:.2f} of their spreads")
-    print(f"change from frame to frame: {change:.2f} of their spreads")
-    if level < QUIET_DB:
-        how = f"amplify it by {USUAL_DB - level:.0f} dB, before c2sim.py"
-        print(f"warning: quiet speech is coded badly, and little of it counts: {how}")
-    if change > ROUGH:
-        why = f"speech changes by less than {ROUGH} from frame to frame"
-        print(f"warning: {why}: another K, kind or frame rate?")
-    elif distance > FAR:
-        print(f"warning: vectors unlike the training speech, which is within {FAR}: another kind?")
+    if shape is None:
+        return
+    change = spectra.shape_change(counted, shape)
+    distance = spectra.shape_distance(counted, shape)
+    print(f"distance from the training vectors: {distance:.2f}, usual is 0.7 to 1.3")
+    if change > MOST_CHANGE:
+        why = f"vectors change by {change:.2f} from frame to frame, speech by 0.2 to 0.5"
+        warn(filename, f"{why}: another K, kind or frame rate?")
+    elif distance > MOST_DISTANCE:
+        warn(filename, f"vectors at a distance of {distance:.2f} from those of the training")
+
+
+def warn(filename, text):
+    print(f"{filename}: warning: {text}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- sender and receiver
@@ -225,16 +226,16 @@ def write(args, coders, fingerprint, indices, decoded):
 
 
 def plot(figures, x, decoded, args, options):
-    """SD over time, and pages of frames that count of x [n][K] and of those decoded."""
+    """SD over time, and pages of frames that count: x [n][K] and decoded ones."""
     numbers = np.flatnonzero(spectra.is_counted(x, options["lower"]))
     plots.show({f"{NAME}_sd": plots.plot_sd(figures, numbers)}, args.plot_dir)
     sd = figures["network"].sd
-    shown = plots.frames_to_show(args.frame, numbers, sd, x[numbers].mean(axis=1))
+    files = {"original": x[numbers], "decoded": decoded[numbers]}
+    shown = plots.frames_to_show(args.frame, numbers, sd, files["original"].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd[i]:.1f} dB²" for i in shown]
-    files = {"original": x, "decoded": decoded}
     kind = spectra.KINDS.get((options["eband_K"], options["Fs"]))
     hz = None if kind is None else kind.hz
-    plots.page_vectors(files, numbers[shown], titles, f"{NAME}_frames", args.plot_dir, hz)
+    plots.page_vectors(files, shown, titles, f"{NAME}_frames", args.plot_dir, hz)
 
 
 def receive(args, quantiser, indices, n_frames, fingerprint):
@@ -259,7 +260,7 @@ def main(args, data):
         return
     x, lower = data["vectors"], options["lower"]
     stages = args.stages or options["vq_stages"]
-    look_at(x, options)
+    look_at(args.features, x, options, data["shape"])
     coders = make_coders(quantiser, args.lookahead)
     print_rate(coders, stages, options["num_embedding"], options["dec"])
     figures, indices, decoded = evaluate(coders, x, lower, stages, args.mbest)

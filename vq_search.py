@@ -29,7 +29,11 @@ def load_network(filename, args):
     expected = [z, (args.vq_stages, args.num_embedding, args.embedding_dim), frames]
     with contextlib.suppress(ValueError, AttributeError):
         encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
-        shapes = encoder.compute_output_shape(frames), quantizer.codebooks.shape, decoder.compute_output_shape(z)
+        shapes = (
+            encoder.compute_output_shape(frames),
+            quantizer.codebooks.shape,
+            decoder.compute_output_shape(z),
+        )
         if [tuple(shape) for shape in shapes] == expected:
             return network
     raise plumbing.FormatError(f"{filename}: its layers are not those that its options tell")
@@ -63,7 +67,10 @@ def largest(scores, k):
 def nearest(quantizer, x, m_best, candidates):
     """Indices [n][candidates][stages] of the sums nearest to x [n][dim], in blocks that bound the distances' memory."""
     block = max(1, 2**24 // (m_best * quantizer.M))
-    parts = [quantizer.search(x[start : start + block], m_best, candidates) for start in range(0, len(x), block)]
+    parts = [
+        quantizer.search(x[start : start + block], m_best, candidates)
+        for start in range(0, len(x), block)
+    ]
     return np.concatenate([ops.convert_to_numpy(part) for part in parts])
 
 
@@ -99,7 +106,9 @@ def choose(z, error, reach, sweeps, dec):
     """
     apart = -(-(reach[1] - reach[0] + 1) // dec)  # vectors
     numbers, chosen = np.arange(len(z)), np.zeros(len(z), int)
-    tried = np.tile(np.arange(z.shape[1]), (len(z), 1))  # candidates, the best of the last sweep first
+    tried = np.tile(
+        np.arange(z.shape[1]), (len(z), 1)
+    )  # candidates, the best of the last sweep first
     for _ in range(sweeps):
         for first in range(min(apart, len(z))):
             vectors = numbers[first::apart]
@@ -107,7 +116,9 @@ def choose(z, error, reach, sweeps, dec):
             for candidate in tried[vectors].T:
                 chosen[vectors] = candidate
                 sums = np.concatenate([[0], np.cumsum(error(z[numbers, chosen]), dtype=np.float64)])
-                start_sum, end_sum = (sums[np.clip(frame, 0, len(sums) - 1)] for frame in (start, start + apart * dec))
+                start_sum, end_sum = (
+                    sums[np.clip(frame, 0, len(sums) - 1)] for frame in (start, start + apart * dec)
+                )
                 errors.append(end_sum - start_sum)
             order = np.argsort(errors, axis=0, kind="stable").T
             tried[vectors] = np.take_along_axis(tried[vectors], order, axis=1)
@@ -143,7 +154,9 @@ def code_classically(quantizer, x, sweeps, args):
     def error(z):
         return np.mean((x - interpolate(z)) ** 2, axis=1) * counted
 
-    z = ops.convert_to_numpy(quantizer.decode(nearest(quantizer, x[:: args.dec], args.mbest, args.mbest)))
+    z = ops.convert_to_numpy(
+        quantizer.decode(nearest(quantizer, x[:: args.dec], args.mbest, args.mbest))
+    )
     chosen = choose(z, error, (1 - args.dec, args.dec - 1), sweeps, args.dec)
     return interpolate(z[np.arange(len(z)), chosen])
 
@@ -161,7 +174,9 @@ def load_decoder(filename, pair):
     vector, spectrum = pair["vectors"].shape[1:], pair["target"].shape[1:]
     if shapes not in ([vector, spectrum], [vector, (1,), spectrum]):
         raise plumbing.FormatError(f"{filename}: its layers are not those that its options tell")
-    inputs = [*decoder.inputs, keras.Input((1,), name="Wo_left_out")][:2]  # a decoder without Wo ignores it
+    inputs = [*decoder.inputs, keras.Input((1,), name="Wo_left_out")][
+        :2
+    ]  # a decoder without Wo ignores it
     return {**pair, "decoder": keras.Model(inputs, decoder.outputs[0])}
 
 
@@ -169,7 +184,9 @@ def sparse_error(target, estimate):
     """Squared error [...], mean over the harmonics of a frame, of spectra [...][width]; NaN is no target."""
     has_target = ops.logical_not(ops.isnan(target))
     error = ops.where(has_target, target - estimate, 0.0)
-    return ops.sum(error**2, axis=-1) / ops.maximum(ops.sum(ops.cast(has_target, error.dtype), axis=-1), 1.0)
+    return ops.sum(error**2, axis=-1) / ops.maximum(
+        ops.sum(ops.cast(has_target, error.dtype), axis=-1), 1.0
+    )
 
 
 def harmonic_error(x_hat, pair):
@@ -177,7 +194,9 @@ def harmonic_error(x_hat, pair):
     errors = []
     for block in codec2_model.blocks(len(x_hat)):
         spectra = pair["decoder"].predict_on_batch([x_hat[block], pair["Wo"][block, None]])
-        errors.append(ops.convert_to_numpy(sparse_error(np.float32(pair["target"][block]), spectra)))
+        errors.append(
+            ops.convert_to_numpy(sparse_error(np.float32(pair["target"][block]), spectra))
+        )
     return np.concatenate(errors)
 
 
@@ -186,7 +205,11 @@ def refine(z, network, pair):
 
     Candidates near the encoder's output only would leave half of what the search for harmonics gains.
     """
-    n, numbers, Wo = len(pair["Wo"]), keras.Input((len(z),), dtype="int32"), keras.Input((len(pair["Wo"]), 1))
+    n, numbers, Wo = (
+        len(pair["Wo"]),
+        keras.Input((len(z),), dtype="int32"),
+        keras.Input((len(pair["Wo"]), 1)),
+    )
     points = layers.Embedding(*z.shape)
     frames = network.get_layer("decoder")(points(numbers))[:, :n]  # [1][n][K]
     inputs = [ops.reshape(values, (n, -1)) for values in (frames, Wo)]
@@ -195,5 +218,7 @@ def refine(z, network, pair):
     network.trainable = pair["decoder"].trainable = False
     model.compile(keras.optimizers.Adam(REFINE_RATE), sparse_error)
     target = np.float32(pair["target"])[None]
-    model.fit([np.arange(len(z))[None], pair["Wo"][None, :, None]], target, epochs=REFINE_STEPS, verbose=0)
+    model.fit(
+        [np.arange(len(z))[None], pair["Wo"][None, :, None]], target, epochs=REFINE_STEPS, verbose=0
+    )
     return points.get_weights()[0]

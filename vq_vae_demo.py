@@ -30,17 +30,38 @@ GRID = 300  # points each way at which the film looks for the borders of cells
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description="Watch a VQ-VAE learn.", formatter_class=ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--test", choices=("qpsk", "gaussian"), default="gaussian", help="±1 plus noise, or Gaussian")
-    parser.add_argument("--nb_samples", type=plumbing.positive, default=30000, metavar="N", help="training vectors")
-    parser.add_argument("--num_embedding", type=plumbing.positive, default=16, metavar="M", help="codewords")
-    parser.add_argument("--embedding_dim", type=plumbing.positive, default=2, metavar="D", help="size of a vector")
+    parser = ArgumentParser(
+        description="Watch a VQ-VAE learn.", formatter_class=ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--test",
+        choices=("qpsk", "gaussian"),
+        default="gaussian",
+        help="±1 plus noise, or Gaussian",
+    )
+    parser.add_argument(
+        "--nb_samples", type=plumbing.positive, default=30000, metavar="N", help="training vectors"
+    )
+    parser.add_argument(
+        "--num_embedding", type=plumbing.positive, default=16, metavar="M", help="codewords"
+    )
+    parser.add_argument(
+        "--embedding_dim", type=plumbing.positive, default=2, metavar="D", help="size of a vector"
+    )
     parser.add_argument("--train_decoder", action="store_true", help="train the decoder as well")
-    parser.add_argument("--start", choices=("k-means++", "corner"), default="k-means++", help="initial codebook")
-    parser.add_argument("--epochs", type=plumbing.positive, default=60, metavar="N", help="passes through these")
-    parser.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same codebook")
+    parser.add_argument(
+        "--start", choices=("k-means++", "corner"), default="k-means++", help="initial codebook"
+    )
+    parser.add_argument(
+        "--epochs", type=plumbing.positive, default=60, metavar="N", help="passes through these"
+    )
+    parser.add_argument(
+        "--seed", type=plumbing.natural, default=1, help="the same seed gives the same codebook"
+    )
     parser.add_argument("--noplots", action="store_true", help="print figures only")
-    parser.add_argument("--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window")
+    parser.add_argument(
+        "--plot_dir", metavar="DIR", help="write a GIF and a PNG there instead of opening a window"
+    )
     args = parser.parse_args(argv)
     if not 2 <= args.num_embedding <= args.nb_samples:
         parser.error("--num_embedding must be 2 or more, and --nb_samples no less")
@@ -86,15 +107,21 @@ class VectorQuantizer(layers.Layer):
 
     def search(self, x):
         """Indices [n] of the codewords nearest to x [n][dim].  The distance lacks x², the same for all codewords."""
-        distance = ops.sum(self.codebook**2, axis=1) - 2 * ops.matmul(x, ops.transpose(self.codebook))
+        distance = ops.sum(self.codebook**2, axis=1) - 2 * ops.matmul(
+            x, ops.transpose(self.codebook)
+        )
         return ops.argmin(distance, axis=1)
 
     def call(self, x):
         x_q, fixed = ops.take(self.codebook, self.search(x), axis=0), ops.stop_gradient(x)
         self.add_loss(ops.mean((fixed - x_q) ** 2))  # codebook loss
         self.add_loss(self.beta * ops.mean((x - ops.stop_gradient(x_q)) ** 2))  # commitment loss
-        self.add_loss(0.001 * ops.mean((ops.mean(fixed, axis=0) - self.codebook) ** 2))  # unused loss
-        return ops.stop_gradient(x_q) + (x - fixed)  # straight-through: exactly x_q, with the gradient of x
+        self.add_loss(
+            0.001 * ops.mean((ops.mean(fixed, axis=0) - self.codebook) ** 2)
+        )  # unused loss
+        return ops.stop_gradient(x_q) + (
+            x - fixed
+        )  # straight-through: exactly x_q, with the gradient of x
 
 
 def build_network(args):
@@ -120,7 +147,9 @@ def train(network, data, args, rng):
         for epoch in range(1, args.epochs + 1):
             network.fit(x, x, BATCH, verbose=0)
             history.append(look(network, data["held-out"]))
-            progress.show(epoch, f"held-out distortion {history[-1]['distortion']:.4f} per dimension")
+            progress.show(
+                epoch, f"held-out distortion {history[-1]['distortion']:.4f} per dimension"
+            )
             if ctrl_c.pressed:
                 break
     return history
@@ -147,7 +176,9 @@ def show_film(history, held, kmeans, bound, args):
     trails = np.stack([seen["codebook"] @ plane for seen in history])  # [epochs][M][2]
     values = np.array([seen["distortion"] for seen in history])
     limits = 0.9 * min(bound, *values), 1.1 * max(kmeans, *values)
-    epochs = np.unique(np.geomspace(1, len(values), PICTURES).astype(int)) - 1  # most is learnt in the first ones
+    epochs = (
+        np.unique(np.geomspace(1, len(values), PICTURES).astype(int)) - 1
+    )  # most is learnt in the first ones
 
     def draw(i):
         left.clear()
@@ -156,15 +187,27 @@ def show_film(history, held, kmeans, bound, args):
         left.hist2d(*(held @ plane).T, 80, range=[(-limit, limit)] * 2, cmap="inferno")
         cells = vq(grid, history[epoch]["codebook"])[0].reshape(GRID, GRID)
         border = np.abs(np.gradient(cells)).sum(axis=0) > 0
-        left.imshow(border, "gray", alpha=0.4 * border, origin="lower", extent=(-limit, limit) * 2, zorder=1)
-        left.plot(trails[: epoch + 1, :, 0], trails[: epoch + 1, :, 1], color="white", linewidth=0.8, alpha=0.7)
+        left.imshow(
+            border, "gray", alpha=0.4 * border, origin="lower", extent=(-limit, limit) * 2, zorder=1
+        )
+        left.plot(
+            trails[: epoch + 1, :, 0],
+            trails[: epoch + 1, :, 1],
+            color="white",
+            linewidth=0.8,
+            alpha=0.7,
+        )
         left.plot(*trails[epoch].T, "o", color="white", markersize=6, markeredgecolor="black")
-        left.set(xlabel="Dimension 1", ylabel="Dimension 2", title=f"epoch {epoch}: codewords and cells")
+        left.set(
+            xlabel="Dimension 1", ylabel="Dimension 2", title=f"epoch {epoch}: codewords and cells"
+        )
         right.plot(epochs[: i + 1], values[epochs[: i + 1]], ".-", label="VQ-VAE")
         right.axhline(kmeans, color="black", linestyle="--", label=f"k-means {kmeans:.4f}")
         right.axhline(bound, color="black", linestyle=":", label=f"Shannon bound {bound:.4f}")
         right.set(xscale="symlog", yscale="log", xlim=(0, epochs[-1]), ylim=limits)
-        right.set(xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {values[epoch]:.4f}")
+        right.set(
+            xlabel="Epoch", ylabel="Distortion per dimension", title=f"held-out {values[epoch]:.4f}"
+        )
         right.legend(loc="upper right")
 
     plumbing.show_film(fig, draw, len(epochs), "vq_vae_demo", args.plot_dir)

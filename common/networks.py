@@ -234,8 +234,8 @@ def read_quantiser_options(filename):
     """The options of a quantiser: those above, and `lower`, the level in dB of frames that count."""
     options = read_options(filename, {})
     if "Fs" not in options:
-        why = "a quantiser of an old form, or no quantiser"
-        raise FormatError(f"{filename}: {why}: train it anew, or take one of networks/")
+        why = "no quantiser, or an old network? Train it anew, or take one of networks/"
+        raise FormatError(f"{filename}: {why}")
     read_options(filename, QUANTISER_OPTIONS)
     lower = options.get("lower")
     if not (isinstance(lower, int | float) and abs(lower) <= MAX_DB):

@@ -33,7 +33,7 @@ def save_quantiser(filename, **changed):
     codebooks = np.random.default_rng(1).normal(size=(2, 5, 3))
     predictor = np.eye(3) / 2
     options = {"eband_K": 4, "dec": 2, "vq_stages": 2, "num_embedding": 5, "embedding_dim": 3}
-    options |= changed
+    options |= {"Fs": 8000, "lower": 10} | changed
     networks.save_quantiser(
         encoder, decoder, codebooks, predictor, options, filename, means=np.ones(4)
     )
