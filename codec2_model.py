@@ -23,6 +23,7 @@ from common.plumbing import FormatError
 
 MAX_A = 1e6  # 16 bit speech has no larger amplitude
 DB_RANGE = (-200, 160)  # lowest and highest value that vectors of 16 bit speech can have
+SILENCE_DB = -60  # lowest value that a network is given; rounding to 16 bit leaves more
 LOWEST_F0_HZ = 50  # that c2sim finds at 8 kHz
 BLOCK = 4096  # model records that are worked on at a time: memory does not grow with the file
 
@@ -223,8 +224,8 @@ def read_indices(filename, M, stages, dec):
 def load_pair(features, model, vectors, width, cutoff_hz, Fs=spectra.FS_HZ):
     """A pair of files in memory, one entry per frame.
 
-    {"vectors": [n][K] as given, "Wo": [n], "L": [n], "target": [n][width] of spectra.to_bins(),
-    "number": [n]}
+    {"vectors": [n][K], digital silence at SILENCE_DB, "Wo": [n], "L": [n], "number": [n],
+    "target": [n][width] of spectra.to_bins()}
     """
     n = count_items(model)
     if len(vectors) != n:
@@ -234,6 +235,7 @@ def load_pair(features, model, vectors, width, cutoff_hz, Fs=spectra.FS_HZ):
     for frames, records in read_blocks(model):
         Wo[frames], L[frames], A = records["Wo"], records["L"], records["A"]
         target[frames] = spectra.to_bins(Wo[frames], L[frames], A, width, cutoff_hz, Fs)
+    vectors = np.maximum(vectors, SILENCE_DB)
     return {"vectors": vectors, "Wo": Wo, "L": L, "target": target, "number": np.arange(n)}
 
 

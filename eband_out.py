@@ -108,6 +108,9 @@ def read_options(filename):
         if not (isinstance(value, int | float) and 1e-6 < value < 1e6):
             why = f"a network with {name} {value}, expected a positive number"
             raise FormatError(f"{filename}: {why}")
+    if options["eband_start"] > options["eband_K"] - 2:
+        why = f"eband_start {options['eband_start']} of {options['eband_K']} bands"
+        raise FormatError(f"{filename}: a network with {why}, expected two bands or more")
     return options
 
 
@@ -193,7 +196,7 @@ def evaluate(models, data, A_hat, filename):
 
     def estimate_and_keep(frames):
         estimates = estimate(models, data, frames)
-        if not (np.abs(estimates["network"]) < MAX_DB).all():  # false for nan
+        if not (estimates["network"] < MAX_DB).all():  # false for nan; silence may have −127 dB
             why = f"makes amplitudes that are not finite, or above {MAX_DB} dB"
             raise FormatError(f"{filename}: a network that {why}")
         A_hat[frames] = spectra.from_bins(

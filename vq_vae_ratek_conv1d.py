@@ -2,10 +2,11 @@
 """Train a VQ-VAE on rate K vectors: two conv1D layers each side of a multi-stage quantiser.
 
 Usage:
-    ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras      # K = 14, 22 bits every 20 ms: 1100 bit/s
-    ./vq_vae_ratek_conv1d.py train.f32 --dec 4 --vq_stages 4 # 44 bits every 40 ms, the same bit rate
-    ./vq_out.py vq.keras bands.f32 --indexout bands.npy      # the sender
-    ./vq_out.py vq.keras --indexin bands.npy --testout decoded.f32                    # the receiver
+    ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras  # K = 14, 22 bits every 20 ms: 1100 bit/s
+    ./vq_vae_ratek_conv1d.py train.f32 --dec 4 --vq_stages 4             # 44 bits every 40 ms
+    ./vq_vae_ratek_conv1d.py train.f32 --dec 4 --vq_stages 4 --low_delay --start vq.keras
+    ./vq_out.py vq.keras bands.f32 --indexout bands.npy                  # the sender
+    ./vq_out.py vq.keras --indexin bands.npy --testout decoded.f32       # the receiver
 
 The encoder turns --dec frames and their neighbours into one vector, the quantiser makes one index
 per stage of it, and the decoder turns the sum of the codewords into --dec frames.  The sender
@@ -254,28 +255,24 @@ class VectorQuantizer(layers.Layer):
         return self.leak * ops.solve(power, self.product)
 
     def start(self, z, rng):
-        """Let codebooks and predictor start from vectors z [n][vectors][dim]: k-means of residuals.
+        """Let predictor and codebooks start from vectors z [n][vectors][dim]: k-means of residuals.
 
-        First of those predicted from z, then of those predicted from what is decoded.
+        Twice: of those predicted from z, then of those predicted from what the first codebooks make
+        of it.
         """
-        target, before = z[:, 1:], z[:, :-1]
-        for last in (False, True) if self.leak else (True,):
+        first, target = z[:, :1], z[:, 1:]
+        z_hat = target.copy()
+        for _ in range(2):
+            before = np.concatenate([first, z_hat[:, :-1]], axis=1)
             rows = before.reshape(-1, self.dim)
             self.power.assign(rows.T @ rows / len(rows))
             self.product.assign(rows.T @ target.reshape(-1, self.dim) / len(rows))
             self.predictor.assign(self.solve())
-            predicted = before @ ops.convert_to_numpy(self.predictor)
-            residuals = (target - predicted).reshape(-1, self.dim)
-            self.codebooks.assign(fit_kmeans(residuals, self.stages, self.M, 3, rng))
-            if not last:
-                parts = [
-                    self.quantise(*pair, 1)[0]
-                    for pair in zip(
-                        np.array_split(target, 16), np.array_split(before, 16), strict=True
-                    )
-                ]
-                z_hat = np.concatenate([ops.convert_to_numpy(part) for part in parts])
-                before = np.concatenate([z[:, :1], z_hat[:, :-1]], axis=1)
+            residual = target - before @ ops.convert_to_numpy(self.predictor)
+            residual = residual.reshape(-1, self.dim)
+            self.codebooks.assign(fit_kmeans(residual, self.stages, self.M, 3, rng))
+            for part in np.array_split(np.arange(len(z)), 16):  # bounds the memory for distances
+                z_hat[part], _ = self.quantise(target[part], before[part], 1)
 
     def update_codebooks(self, error, indices):
         """EMA update towards the mean of the assigned vectors; error [n][dim] is z − z_hat."""
@@ -408,7 +405,7 @@ def moved(kernel, n):
 
 
 def random_filter(chunks, args, rng):
-    """Chunks [n][frames][K] in dB as other microphones, rooms or radios would have recorded them."""
+    """Chunks [n][frames][K] in dB as other microphones, rooms, radios would have recorded them."""
     kind = spectra.KINDS[args.eband_K, args.Fs]
     response = spectra.random_response(
         kind.hz, len(chunks), rng, FILTER_DB, GAIN_DB, args.cutoffs, CUTOFF_DB, args.Fs

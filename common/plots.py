@@ -291,12 +291,13 @@ def means_over_time(values, numbers, n):
 
 
 def plot_losses(losses, labels, ylabel):
-    """Losses [epochs][curves] over the epochs of a training."""
+    """Losses [epochs][curves] over the epochs of a training, which may have none."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-    ax.plot(np.arange(len(losses)) + 1, losses, ".-", label=labels)
+    values = np.reshape(losses, (-1, len(labels)))
+    ax.plot(np.arange(len(values)) + 1, values, ".-", label=labels)
     ax.set(xlabel="Epoch", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     fig.legend(loc="outside right upper")

@@ -348,8 +348,9 @@ def test_load_pair(tmp_path):
     frames["L"][4] = 0
     frames.tofile(tmp_path / "x.model")
     vectors = np.zeros((5, 14), np.float32)
+    vectors[2] = -200
     data = codec2_model.load_pair("x.f32", tmp_path / "x.model", vectors, 128, 4000)
-    assert data["vectors"] is vectors
+    assert data["vectors"][:, 3].tolist() == [0, 0, -60, 0, 0]
     np.testing.assert_array_equal(data["L"], [39, 39, 39, 39, 0])
     assert np.isfinite(data["target"]).sum(axis=1).tolist() == [39, 39, 39, 39, 0]
     assert np.nanmax(data["target"]) == 40

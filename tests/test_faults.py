@@ -280,7 +280,7 @@ EBAND = "{bands} {changed} --epochs 1 --noplots"
         ("silent_vectors", "eband_out", "{bands_Wo} {changed} {model} --noplots"),
         ("silent_vectors", "vq_out", "{vq_K14_1100} {changed} --mbest 1 --noplots"),
         ("no_pitch", "newamp1_train", "{rate_K} {changed} --epochs 1 --noplots"),
-        ("highest_pitch", "newamp1_train", "{rate_K} {changed} --epochs 1 --noplots --Fs 7000"),
+        ("highest_pitch", "newamp1_train", "{rate_K} {changed} --epochs 1 --noplots"),
     ],
 )
 @pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -67,7 +67,7 @@ def test_an_untrained_network_is_the_conventional_decoder_and_follows_the_level(
 
 
 def test_as_many_frames_as_bins():
-    """Keras may take the means [n][1] for a bias [WIDTH] when n is WIDTH: each frame gets its own."""
+    """Keras may take means [n][1] for a bias [WIDTH] when n is WIDTH: each frame gets its own."""
     network = newamp1_train.build_network()
     vectors = np.random.default_rng(0).normal(40, 10, (256, 20)).astype(np.float32)
     together, some = network.predict_on_batch(vectors), network.predict_on_batch(vectors[:100])

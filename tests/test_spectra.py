@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from common import spectra
+from common.plumbing import FormatError
 from common.spectra import KINDS
 from conftest import records
 
@@ -102,6 +103,28 @@ def test_kinds_of_vectors():
     assert spectra.kinds_in_words() == known
 
 
+def test_unknown_kinds_are_told_what_to_do():
+    message = spectra.unknown_kind(13, 8000.0)
+    assert message.startswith("no known vectors have 13 values at 8000 Hz: known are 14 (bands, ")
+    assert message.endswith("--eband_K 14 --eband_start 1")
+
+
+def test_centres_of_bins():
+    np.testing.assert_allclose(spectra.bins_hz(128)[[0, 3, 127]], [0, 93.75, 3968.75])
+    np.testing.assert_allclose(spectra.bins_hz(128, 16000)[[0, 3, 127]], [0, 187.5, 7937.5])
+
+
+def test_shapes_of_vectors():
+    """Two vectors with shapes ±[1, −1, 0] · 3 dB about [5, −5, 0], at any level."""
+    shapes = np.array([[8, -8, 0], [2, -2, 0]])
+    statistics = spectra.shape_statistics(shapes + np.array([[40], [70]]))
+    np.testing.assert_allclose(statistics, [[5, -5, 0], [3, 3, 0]])
+    distance = spectra.shape_distance(np.array([[11, -11, 0.0]]), statistics)
+    assert distance == pytest.approx(np.sqrt(8 / 3))  # deviations of 2, 2 and 0 spreads
+    same = spectra.shape_distance(shapes + 10, statistics)
+    assert same == pytest.approx(np.sqrt(2 / 3))  # the third value does not spread
+
+
 def test_levels_of_frames():
     """Bands of 40 dB each, the outer two doubled: 13 of them and A² = 13·10⁴, rms² = 2 A².  Values
     of 40 dB at 20 frequencies: 3501 Hz of harmonics that are TYPICAL_F0_HZ apart.
@@ -141,6 +164,14 @@ def test_sd_and_variance_by_hand():
     assert figures.sd.tolist() == [2.5, 4]
     assert figures.variance.tolist() == [0.25, 0]
     assert figures.n_frames == 3
+
+
+def test_values_that_are_not_finite_are_no_figures():
+    target = np.float32([[3, np.nan, 5]])
+    assert spectra.measure(target, np.float32([[1, np.nan, 4]])).sd.tolist() == [2.5]
+    for value in (np.nan, np.inf):
+        with pytest.raises(FormatError, match="not finite"):
+            spectra.measure(target, np.float32([[1, 7, value]]))
 
 
 def test_match_mean():
