@@ -278,6 +278,28 @@ def voicing(Wo, L, A, S, P):
     return voiced & ~((ratio < -10) | ((ratio < -4) & (Wo <= F32(TWO_PI * 60 / FS_HZ))))
 
 
+def transform(x):
+    """Spectra S [n][257] and their power P [n][257] of n frames with the samples before them, x [HISTORY + 80 n].
+
+    A frame is centred 80 samples before its first one.
+    """
+    frames = sliding_window_view(x[HISTORY - 219 :], 278)[::N]
+    buffer = np.zeros((len(frames), FFT))  # double, as NumPy is faster there
+    buffer[:, :139] = frames[:, 139:] * RIGHT  # the centre at time 0: phases are then those at the frame's centre
+    buffer[:, -139:] = frames[:, :139] * LEFT
+    S = np.fft.rfft(buffer)
+    return S, (np.square(S.real) + np.square(S.imag)).astype(F32)
+
+
+def model_records(Wo, S, P):
+    """Model records [n] of frames with the fundamentals Wo float32 [n], from their spectra."""
+    # as many harmonics as fit below 4 kHz, one less when the last of them is at 3.8 kHz or above
+    L = (np.pi / Wo.astype(np.float64)).astype(F32).astype(np.int32)
+    L = L - (Wo * L.astype(F32) >= np.float64(0.95 * np.pi))
+    A, phi = amplitudes_and_phases(Wo, L, S, P)
+    return np.rec.fromarrays([Wo, L, A, phi, voicing(Wo, L, A, S, P)], RECORD)
+
+
 def analyse(speech, need_model):
     """Yield (slice, model records [n], band energies [n][14]) block after block; no records without `need_model`."""
     if need_model:
@@ -289,21 +311,12 @@ def analyse(speech, need_model):
         old = min(start, HISTORY)
         x = speech[start - old : start + BLOCK * N].astype(F32)
         x = np.pad(x, (HISTORY - old, (old - len(x)) % N), constant_values=(1, 0))  # c2sim starts with ones
-        frames = sliding_window_view(x[HISTORY - 219 :], 278)[::N]
-        buffer = np.zeros((len(frames), FFT))  # double, as NumPy is faster there
-        buffer[:, :139] = frames[:, 139:] * RIGHT  # the centre at time 0: phases are then those at the frame's centre
-        buffer[:, -139:] = frames[:, :139] * LEFT
-        S = np.fft.rfft(buffer)
-        P = (np.square(S.real) + np.square(S.imag)).astype(F32)
+        S, P = transform(x)
         records = None
         if need_model:
             pitch = initial_pitch(x, start, pitch[-1])
             Wo = np.clip(fine.Wo.take(fine.choose(P, coarse.choose(P, pitch - LOW))), WO_MIN, WO_MAX)
-            # as many harmonics as fit below 4 kHz, one less when the last of them is at 3.8 kHz or above
-            L = (np.pi / Wo.astype(np.float64)).astype(F32).astype(np.int32)
-            L = L - (Wo * L.astype(F32) >= np.float64(0.95 * np.pi))
-            A, phi = amplitudes_and_phases(Wo, L, S, P)
-            records = np.rec.fromarrays([Wo, L, A, phi, voicing(Wo, L, A, S, P)], RECORD)
+            records = model_records(Wo, S, P)
         yield slice(start // N, start // N + len(P)), records, band_energies(P)
 
 
