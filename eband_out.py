@@ -1,148 +1,117 @@
 #!/usr/bin/env python3
-"""Run a trained network on rate K features and write a .model file to listen to.
+"""Run a trained network on rate K vectors and write a model file to listen to.
 
 Usage:
     ./eband_out.py ampnn.keras test.f32 test.model --modelout network.model
     ./c2sim.py --modelin network.model -o network.wav
-    ./eband_out.py ampnn.keras test.f32 test.model --dec 3      # every third vector, the others interpolated
+    ./eband_out.py ampnn.keras test.f32 test.model --dec 3    # every third vector, interpolated
 
-The network's amplitudes take the place of those in the model file; Wo, L, phases and voicing stay.  The mean of a frame
-comes with its vector, or, for pairs of vectors (ebanddec_train.py), from the amplitudes of the model file.
+The network's amplitudes take the place of those in the model file; Wo, L, phases and voicing stay.
+The mean of a frame comes with its vector, or, for pairs of vectors (ebanddec_train.py), from the
+amplitudes of the model file.
 
 Units: as in the script that trained the network; errors in dB².
 """
 
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
-
-import codec2_model
-import plumbing
-import vq_pager
-from plumbing import FormatError
+import argparse
+import functools
+import math
+import sys
 
 import numpy as np
 
-INPUTS = ("bands", "bands and Wo", "band pairs", "newamp1")  # what a network can have as its inputs
-SIZES = {"width": range(2, 4097), "eband_K": range(2, 161), "eband_start": range(159), "dec": range(1, 1001)}
-F_CUTOFF_HZ = 3600  # figures over harmonics up to here, as in training
+import codec2_model
+from common import networks, plots, plumbing, spectra
+from common.plumbing import FormatError
+
+NAME = "eband_out"  # pictures are named after it
+F_CUTOFF = 0.9  # of half the sample rate; figures are over harmonics up to here, as in training
+OPTIONS = {  # values that these options of a network may have
+    "input": ("bands", "bands and Wo", "band pairs", "newamp1"),
+    "width": range(2, 4097),
+    "eband_K": range(2, 161),
+    "eband_start": range(159),
+    "dec": range(1, 1001),
+}
+MAX_DB = 120  # 16 bit speech has no louder harmonic
+USUAL_DISTANCE = (0.75, 1.3)  # of the vectors from those of the training: 0.9 to 1.1 for speech
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description="Network to model file.", formatter_class=ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Run a network on rate K vectors: figures, and a model file to listen to.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("network", metavar="NET", help="network from eband_train, ebanddec_train, newamp1_train or a copy of these")
-    add("features", metavar="FEATURES", help="vectors of the kind that the network was trained on")
+    network_help = "from eband_train.py, ebanddec_train.py, newamp1_train.py or a copy of these"
+    add("network", metavar="NET", help=network_help)
+    features_help = "vectors of the kind that the network was trained on"
+    add("features", metavar="FEATURES", help=features_help)
     add("model", metavar="MODEL", help="model records of the same frames")
     add("--nb_samples", type=plumbing.positive, metavar="N", help="use the first N frames")
-    add("--dec", type=plumbing.positive, default=1, metavar="N", help="interpolate all but every N-th vector")
+    dec_help = "keep every N-th vector, interpolate the others (default: 1, all)"
+    add("--dec", type=plumbing.positive, default=1, metavar="N", help=dec_help)
     add("--modelout", metavar="OUT", help="write the model file with the network's amplitudes")
-    add("--frame", type=plumbing.natural, metavar="F", help="plot frames from F on, not typical ones")
+    frame_help = "plot frames from F on (default: typical ones)"
+    add("--frame", type=plumbing.natural, metavar="F", help=frame_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
-    return parser.parse_args(argv)
+    known = "it is saved with the network"
+    for name in ("--eband_K", "--eband_start", "--gain"):
+        add(name, action=plumbing.Gone, const=known)
+    args = parser.parse_args(argv)
+    if args.noplots and not (args.plot_dir is None and args.frame is None):
+        parser.error("--plot_dir and --frame have no effect with --noplots")
+    return args
 
 
 def load(args):
-    """What codec2_model.load_pair() gives; "used" [u], the frames with a target; of the network "options", "inputs" and
-    "dec", the frames that it gives for one input."""
+    """What codec2_model.load_pair() gives, and
+
+    "options"  those of the network
+    "dec"      frames that the network gives for one input
+    "inputs"   arrays [inputs][...] for the network
+    "used"     frames [u] that have a target
+    """
     files = [args.network, args.features, args.model]
-    plumbing.check_outputs([args.modelout], files, None if args.noplots else args.plot_dir)
-    options = plumbing.read_options(args.network, {"input": INPUTS, **SIZES})
-    numbers = [options.get(name) for name in ("gain", "Fs")]
-    if not all(isinstance(x, int | float) and 1e-6 < x < 1e6 for x in numbers):
-        raise FormatError(f"{args.network}: a network with gain and Fs {numbers}, expected positive numbers")
+    plumbing.check_outputs([args.modelout], files, args.plot_dir)
+    options = read_options(args.network)
     if args.dec > 1 and options["input"] == "band pairs":
-        raise FormatError(f"{args.network}: has --dec {options['dec']} of its own, expected no --dec")
-    n = codec2_model.count_items(args.model, codec2_model.RECORD.itemsize, "1300 byte model records")
-    if options["input"] == "newamp1":
-        vectors, _ = codec2_model.read_newamp1(args.features, n)
-    else:
-        vectors = codec2_model.read_rate_K(args.features, options["eband_K"], options["gain"])
-        vectors = vectors[:, options["eband_start"] :]
-    data = codec2_model.load_pair(args.features, args.model, vectors, options["width"], F_CUTOFF_HZ, options["Fs"])
+        own = f"a network with --dec {options['dec']} of its own"
+        raise FormatError(f"{args.network}: {own}, expected no --dec")
+    data = load_pair(args.features, args.model, options)
     data = {name: values[: args.nb_samples] for name, values in data.items()}
-    data |= {"options": options, "used": codec2_model.used_frames(data["target"], 1, args.model), "dec": 1}
-    if (args.frame or 0) > data["used"][-1]:
-        raise FormatError(f"{args.model}: no --frame {args.frame}, the last one with a figure is {data['used'][-1]}")
+    data["options"] = options
+    data["used"] = codec2_model.used_frames(data["target"], 1, args.model)
+    if args.frame is not None and args.frame > data["used"][-1]:
+        expected = f"expected 0 to {data['used'][-1]}"
+        raise FormatError(f"{args.model}: no --frame {args.frame} to plot, {expected}")
+    warn_of_other_vectors(args.features, data["vectors"][data["used"]], options)
+
     vectors = data["vectors"] = decimate(data["vectors"], args.dec)
-    data["inputs"] = [vectors, data["Wo"][:, None]] if options["input"] == "bands and Wo" else [vectors]
+    data["dec"], data["inputs"] = 1, [vectors]
+    if options["input"] == "bands and Wo":
+        data["inputs"].append(data["Wo"][:, None])
     if options["input"] == "band pairs":
         data["dec"] = options["dec"]
         sent = np.arange(0, len(vectors), data["dec"])
-        data["inputs"] = [vectors[np.minimum(sent[:, None] + [0, data["dec"]], sent[-1])]]
+        pairs = sent[:, None] + [0, data["dec"]]
+        data["inputs"] = [vectors[np.minimum(pairs, sent[-1])]]  # the last one is its own pair
     return data
 
 
-def decimate(vectors, dec):
-    """Vectors [n][K]: every dec-th is kept, the others are interpolated, and the last few repeat the last kept."""
-    frames, sent = np.arange(len(vectors)), np.arange(0, len(vectors), dec)
-    return np.float32([np.interp(frames, sent, values) for values in vectors[sent].T]).T
-
-
-if __name__ == "__main__":  # report bad options and files before Keras loads
-    plumbing.plain_errors()
-    ARGS = parse_args()
-    DATA = load(ARGS)
-
-with plumbing.quiet():  # TensorFlow prints lines that nobody needs
-    import keras
-
-
-def load_network(filename, data):
-    """The network, with an output for each name: {"network", "interpolation"; only "network" from newamp1 vectors}."""
-    options, network = data["options"], plumbing.load_network(filename)
-    output = (None, options["dec"], options["width"]) if options["input"] == "band pairs" else (None, options["width"])
-    expected = [(None, *values.shape[1:]) for values in data["inputs"]], output
-    try:
-        found = [tuple(x.shape) for x in network.inputs], tuple(network.outputs[0].shape)
-        if found != expected:
-            raise ValueError(f"inputs and output {found}, expected {expected}")
-        outputs = {"network": network.outputs[0]}
-        if options["input"] != "newamp1":
-            outputs["interpolation"] = network.get_layer("interpolation").output
-        return keras.Model(network.inputs, outputs)
-    except Exception as error:  # Keras raises many exception types for layers that do not fit
-        raise FormatError(f"{filename}: not a network that can be run: {' '.join(str(error).split())[:300]}") from None
-
-
-@np.errstate(over="ignore", invalid="ignore")  # of a bad network; main() looks at what comes out
-def estimate(network, data, frames):
-    """Spectra {name: dB [f][width]} of some frames, by their numbers [f]."""
-    options, dec = data["options"], data["dec"]
-    sent, row = np.unique(frames // dec, return_inverse=True)
-    spectra = network.predict_on_batch([values[sent] for values in data["inputs"]])
-    spectra = {name: x.reshape(-1, dec, options["width"])[row, frames % dec] for name, x in spectra.items()}
-    if options["input"] == "newamp1":
-        Wo, L, Fs = data["Wo"][frames], data["L"][frames], options["Fs"]
-        A = codec2_model.rate_K_to_L(data["vectors"][frames], Wo, L)
-        spectra["conventional"] = codec2_model.to_bins(Wo, L, A, options["width"], np.inf, Fs)
-    if options["input"] == "band pairs":
-        spectra = {name: codec2_model.match_mean(x, data["target"][frames]) for name, x in spectra.items()}
-    return spectra
-
-
-def main(args, data):
-    network, used = load_network(args.network, data), data["used"]
-    # the amplitudes in A_hat are replaced block after block
-    Wo, L, A_hat, phi, voiced = codec2_model.read(args.model, len(data["target"]))
-
-    def estimate_and_keep(frames):
-        spectra = estimate(network, data, frames)
-        if not ((spectra["network"] > -1000) & (spectra["network"] < 120)).all():
-            raise FormatError(f"{args.network}: a network with estimates that are not finite, or not -1000 to 120 dB")
-        A_hat[frames] = codec2_model.from_bins(spectra["network"], Wo[frames], L[frames])
-        return spectra
-
-    sd = codec2_model.print_figures("file", data["target"], estimate_and_keep)
-    if args.modelout:
-        codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
-    if not args.noplots:
-        plumbing.show({"eband_out_sd": vq_pager.plot_sd(sd, used)}, args.plot_dir)
-        shown = vq_pager.frames_to_show(args.frame, used, sd["network"], data["vectors"][used].mean(axis=1))
-        titles = [f"frame {used[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-        spectra, Fs = estimate(network, data, used[shown]), data["options"]["Fs"]
-        vq_pager.page_frames(args.model, used[shown], titles, spectra, "eband_out_frames", args.plot_dir, Fs)
-    print(f"{sd['network'].mean():.2f}")
-
-
-if __name__ == "__main__":
-    main(ARGS, DATA)
+def read_options(filename):
+    """The options of a network, checked."""
+    options = networks.read_options(filename, OPTIONS)
+    for name in ("gain", "Fs"):
+        value = options.get(name)
+        if not (isinstance(value, int | float) and 1e-6 < value < 1e6):
+            why = f"a network with {name} {value}, expected a positive number"
+            raise FormatError(f"{filename}: {why}")
+    K = options["eband_K"] - options["eband_start"]
+    for name in ("shape_mean", "shape_spread"):
+        values = options.get(name, [0.0] * K)  # networks of before 2027 have none
+        if not (isinstance(values, list) and len(values) == K and all(isinstance(x, float) for x in values)):
+            raise FormatError(f"{filename}: a network with {name} {values}, expected {K} numbers")
+    return options

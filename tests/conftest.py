@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+import codec2_model
+
 MODULES = ("plumbing.py", "vq_search.py")  # that are no scripts
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name not in MODULES)
 
@@ -88,6 +92,14 @@ def assert_refused(result, *words, status=1):
     assert status == 2 or len(lines) == 1, result.stderr
     for word in words:
         assert str(word) in lines[-1]
+
+
+def records(count, Wo=np.pi / 40, L=39, A=100.0, voiced=1):
+    """Model records [count] that are alike: 100 Hz, all harmonics of the same amplitude."""
+    frames = np.zeros(count, codec2_model.RECORD)
+    frames["Wo"], frames["L"], frames["voiced"] = Wo, L, voiced
+    frames["A"][:, 1 : L + 1] = A
+    return frames
 
 
 @pytest.fixture(scope="session")

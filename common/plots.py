@@ -1,0 +1,281 @@
+"""Windows with keys, or PNG and GIF files: pages of vectors and frames, SD over frames, films of a
+training.
+"""
+
+import io
+import math
+import os
+import warnings
+
+import numpy as np
+
+from common import plumbing, spectra
+
+PER_PAGE = 16  # vectors, in four rows and columns
+FRAMES_PER_PAGE = 6
+MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # do nothing alone
+MARGINS = {
+    "left": 0.06,
+    "right": 0.98,
+    "bottom": 0.08,
+    "top": 0.93,
+}  # Matplotlib needs 0.5 s to find them
+WAVE_GAP = 1.2  # vertical distance of waveforms that are drawn together, in peaks of the original
+FILM_MS = 250  # of a picture of a film
+LAST_MS = 2000  # of the last one
+FILM_DPI = 70
+KEYS = "any key or n: next page, b: back, q or a click: end"
+
+
+def save_picture(fig, name, plot_dir, save):
+    """Let save(file name) write a picture in plot_dir, unless `fig` is in a window.  True when it
+    is written.
+    """
+    if plot_dir is None and fig.canvas.required_interactive_framework:
+        return False
+    filename = os.path.join(plot_dir or ".", name)
+    with plumbing.replacing(filename) as new:
+        save(new)
+    print(f"plot: {filename}")
+    return True
+
+
+def show(figures, plot_dir):
+    """Show figures {name: figure} in windows and wait until they are closed, or write them to PNG
+    files.
+    """
+    import matplotlib.pyplot as plt
+
+    for name, fig in figures.items():
+        if save_picture(fig, f"{name}.png", plot_dir, fig.savefig):
+            plt.close(fig)
+    plt.show()
+
+
+def show_film(fig, draw, nb_pictures, name, plot_dir):
+    """Let draw(i), i = 0…nb_pictures − 1, fill `fig` again and again: a film in a window, or a GIF
+    and a last PNG.
+    """
+
+    def save(filename):
+        from PIL import Image
+
+        pictures = []
+        for i in range(nb_pictures):
+            draw(i)
+            picture = io.BytesIO()
+            fig.savefig(picture, dpi=FILM_DPI)
+            pictures.append(Image.open(picture).convert("RGB"))
+        durations = [FILM_MS] * (nb_pictures - 1) + [LAST_MS]
+        pictures[0].save(
+            filename, save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        )
+
+    if not save_picture(fig, f"{name}.gif", plot_dir, save):
+        from matplotlib.animation import FuncAnimation
+
+        fig.film = FuncAnimation(
+            fig, draw, nb_pictures, interval=FILM_MS, repeat=False
+        )  # runs while it has a name
+    show({name: fig}, plot_dir)
+
+
+# ---------------------------------------------------------------- pages
+
+
+def page_through(draw, nb_pages, name, plot_dir):
+    """Turn pages: draw(fig, page) fills a figure, page = 0…nb_pages − 1.
+
+    n, space, right and any other key go on, b and left go back, both stop at the ends; q, escape, a
+    click on the page or closing its window ends.  Without a display, or with a plot_dir, all pages
+    become PNG files.
+    """
+    import matplotlib.pyplot as plt
+
+    pager = Pager(plt.figure(figsize=(12, 8)), draw, nb_pages)
+    if plot_dir is None and pager.fig.canvas.required_interactive_framework:
+        pager.fig.canvas.manager.set_window_title(f"{name}: {KEYS}")
+        pager.show(0)
+        plt.show()  # its user turns the pages
+        return
+    for page in range(nb_pages):
+        pager.show(page)
+        save_picture(pager.fig, f"{name}_{page + 1}.png", plot_dir or ".", pager.fig.savefig)
+    plt.close(pager.fig)
+
+
+class Pager:
+    """Keys and clicks of page_through()."""
+
+    def __init__(self, fig, draw, nb_pages):
+        self.fig, self.draw, self.nb_pages = fig, draw, nb_pages
+        self.page = 0
+        # Matplotlib binds q and the arrow keys itself
+        fig.canvas.mpl_disconnect(fig.canvas.manager.key_press_handler_id)
+        fig.canvas.mpl_connect("key_press_event", self.on_key)
+        fig.canvas.mpl_connect("button_press_event", self.on_click)
+
+    def show(self, page):
+        self.page = min(max(page, 0), self.nb_pages - 1)
+        self.fig.clear()
+        self.draw(self.fig, self.page)
+        number = f"page {self.page + 1} of {self.nb_pages}"
+        self.fig.text(0.06, 0.01, number, fontsize=8, color="gray")
+        self.fig.canvas.draw_idle()
+
+    def on_key(self, event):
+        key = (event.key or "shift").lower()
+        if key in ("q", "escape"):
+            self.end()
+        elif key in ("b", "left"):
+            self.show(self.page - 1)
+        elif key.rpartition("+")[2] not in MODIFIERS:
+            self.show(self.page + 1)
+
+    def on_click(self, event):
+        toolbar = self.fig.canvas.toolbar
+        if not (toolbar and toolbar.mode):  # while the toolbar zooms or pans, clicks are its own
+            self.end()
+
+    def end(self):
+        import matplotlib.pyplot as plt
+
+        plt.close(self.fig)
+
+
+def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB"):
+    """Turn pages of 16 vectors; files {label: [n][K]} are drawn over each other, a shorter one as
+    far as it goes.
+
+    numbers [p] of the vectors to show, titles [p] for them; hz [K] are the frequencies of the
+    values, if they have any.
+    """
+    warnings.filterwarnings("ignore", "Glyph .* missing")  # a file may have any name
+    files = {plain(label): vectors for label, vectors in files.items()}
+    low, high = min(x.min() for x in files.values()), max(x.max() for x in files.values())
+    margin = 0.05 * (high - low) or 1
+    K = next(iter(files.values())).shape[1]
+    x_axis = np.arange(K) if hz is None else np.asarray(hz) / 1000
+
+    def draw(fig, page):
+        axes = fig.subplots(
+            4, 4, sharex=True, sharey=True, gridspec_kw={**MARGINS, "wspace": 0.05, "hspace": 0.2}
+        )
+        shown = range(page * PER_PAGE, min((page + 1) * PER_PAGE, len(numbers)))
+        for i, ax in zip(shown, axes.flat, strict=False):
+            for (label, vectors), style in zip(files.items(), ("o-C0", "s--C1"), strict=False):
+                if numbers[i] < len(vectors):
+                    ax.plot(x_axis, vectors[numbers[i]], style, markersize=3, label=label)
+            ax.set_title(titles[i], fontsize=9, pad=2)
+            ax.grid(alpha=0.3)
+        for ax in axes.flat[len(shown) :]:
+            ax.set_visible(False)
+        axes[0, 0].set_ylim(low - margin, high + margin)
+        fig.supxlabel("Number of the value" if hz is None else "Frequency (kHz)")
+        fig.supylabel(unit)
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8, ncols=2)
+
+    page_through(draw, math.ceil(len(numbers) / PER_PAGE), name, plot_dir)
+
+
+def plain(text):
+    """A file name as a label: Matplotlib takes $ for a formula, and cannot show bytes that are no
+    letters.
+    """
+    return text.encode(errors="replace").decode().replace("$", r"\$")
+
+
+def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):
+    """Turn pages of six frames: amplitudes of the harmonics above, 20 ms of waveform below.
+
+    Model records [p], titles [p], and the estimates for them, {label: dB [p][width]}; the first one
+    is heard, too.
+    """
+    amplitudes = {
+        label: spectra.from_bins(x, records["Wo"], records["L"]) for label, x in estimates.items()
+    }
+    first = next(iter(amplitudes))
+    time = np.arange(-80, 80)  # samples
+
+    def draw_frame(i, spectrum, wave):
+        record = records[i]
+        m = np.arange(1, record["L"] + 1)
+        hz = m * record["Wo"] * Fs / (2 * np.pi)
+        drawn = {"original": record["A"], **{label: A[i] for label, A in amplitudes.items()}}
+        for (label, A), colour in zip(drawn.items(), ("k", "C0", "C1", "C2"), strict=False):
+            spectrum.plot(hz, 20 * np.log10(A[m] + 1e-5), colour, label=label)
+        harmonics = np.cos(np.outer(time, m) * record["Wo"] + record["phi"][m])
+        original = harmonics @ record["A"][m]
+        wave.plot(1000 * time / Fs, original, "k")
+        wave.plot(
+            1000 * time / Fs,
+            harmonics @ amplitudes[first][i][m] - WAVE_GAP * np.abs(original).max(),
+            "C0",
+        )
+        spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
+        spectrum.set_title(titles[i], fontsize=9)
+        wave.set(xlabel="Time (ms)", ylabel="Signal", yticks=[])
+
+    def draw(fig, page):
+        axes = fig.subplots(4, 3, gridspec_kw={**MARGINS, "wspace": 0.2, "hspace": 0.6})
+        shown = range(FRAMES_PER_PAGE * page, min(FRAMES_PER_PAGE * (page + 1), len(records)))
+        for i, spectrum, wave in zip(shown, axes[::2].flat, axes[1::2].flat, strict=False):
+            draw_frame(i, spectrum, wave)
+        for ax in fig.axes:
+            ax.set_visible(bool(ax.lines))
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8, ncols=4)
+
+    page_through(draw, math.ceil(len(records) / FRAMES_PER_PAGE), name, plot_dir)
+
+
+def typical_frames(sd, level, n=16):
+    """Numbers [n] of frames that show how good or bad a coder is: of the half of the frames with
+    the larger `level` [frames], those at even percentiles of SD [frames], 5 to 95 %.
+    """
+    loud = np.flatnonzero(level >= np.median(level))
+    rank = np.rint(np.linspace(0.05, 0.95, n) * (len(loud) - 1)).astype(int)
+    return loud[np.argsort(sd[loud], kind="stable")[rank]]
+
+
+def frames_to_show(first, numbers, sd, level):
+    """Places in `numbers` [frames] of the next 60 frames from number `first` on, or of typical ones
+    when it is None.
+    """
+    return typical_frames(sd, level) if first is None else np.flatnonzero(numbers >= first)[:60]
+
+
+# ---------------------------------------------------------------- figures
+
+
+def plot_sd(figures, numbers, frame_s=spectra.FRAME_S):
+    """Histograms of SD {label: Figures} without the worst 2 % of the frames, and SD over time.
+
+    numbers [u] are those of the frames in their file, frame_s the seconds from frame to frame.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
+    bins = np.linspace(0, max(np.percentile(found.sd, 98) for found in figures.values()), 60)
+    left_out = np.flatnonzero(np.diff(numbers) > 1) + 1  # gaps where frames do not count
+    seconds = np.insert(numbers * frame_s, left_out, np.nan)
+    for i, (label, found) in reversed(list(enumerate(figures.items()))):
+        text = f"{label}, mean {found.sd.mean():.1f} dB²"
+        histogram.hist(found.sd, bins, histtype="step", color=f"C{i}", label=text)
+        by_frame.plot(seconds, np.insert(found.sd, left_out, np.nan), color=f"C{i}", linewidth=0.6)
+    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
+    by_frame.set(xlabel="Time (s)", ylabel="SD (dB²)", ylim=(0, bins[-1]))
+    fig.legend(loc="outside upper center", ncols=len(figures))
+    return fig
+
+
+def plot_losses(losses, labels, ylabel):
+    """Losses [epochs][curves] over the epochs of a training."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+    ax.plot(np.arange(len(losses)) + 1, losses, ".-", label=labels)
+    ax.set(xlabel="Epoch", ylabel=ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    fig.legend(loc="outside right upper")
+    return fig
