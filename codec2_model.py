@@ -195,26 +195,26 @@ def write_indices(indices, nb_frames, fingerprint, filename):
         np.save(file, np.uint32(fingerprint))
 
 
-def read_indices(filename, M, stages, dec, fingerprint):
-    """Indices int32 [vectors][stages] and the number of frames, as write_indices() wrote them.
+def read_indices(filename, M, stages, dec):
+    """Indices int32 [vectors][1…stages], number of frames and fingerprint of a network, as
+    write_indices() wrote them.
 
-    FormatError for those of another network.  The indices of lost vectors are −1.
+    The indices of lost vectors are −1.
     """
     count_items(filename, 4, "indices")
     with open(filename, "rb") as file:
         try:
-            indices, n, sender = (np.lib.format.read_array(file) for _ in range(3))
-            n, sender = int(n), int(sender)
+            indices, n, fingerprint = (np.lib.format.read_array(file) for _ in range(3))
+            n, fingerprint = int(n), int(fingerprint)
         except (ValueError, TypeError, MemoryError):
             why = "no indices that vq_out.py --indexout has written"
             raise FormatError(f"{filename}: {why}") from None
-    if sender != fingerprint:
-        why = f"indices of another network: {sender:08x}, not {fingerprint:08x}"
-        raise FormatError(f"{filename}: {why}")
-    fits = indices.dtype == np.int32 and indices.shape == (math.ceil(n / dec), stages)
-    if not (fits and n > 0 and indices.min() >= -1 and indices.max() < M):
-        raise FormatError(f"{filename}: expected int32 [vectors of {dec} frames][{stages}] < {M}")
-    return indices, n
+    is_table = indices.dtype == np.int32 and indices.ndim == 2 and indices.size > 0
+    fits = is_table and len(indices) == math.ceil(n / dec) and indices.shape[1] <= stages
+    if not (fits and indices.min() >= -1 and indices.max() < M):
+        expected = f"int32 [vectors of {dec} frames][{stages}] below {M}"
+        raise FormatError(f"{filename}: not indices of this network, expected {expected}")
+    return indices, n, fingerprint
 
 
 # ---------------------------------------------------------------- pairs of files

@@ -14,8 +14,6 @@ Units: as in the script that trained the network; errors in dB².
 """
 
 import argparse
-import functools
-import math
 import sys
 
 import numpy as np
@@ -34,7 +32,8 @@ OPTIONS = {  # values that these options of a network may have
     "dec": range(1, 1001),
 }
 MAX_DB = 120  # 16 bit speech has no louder harmonic
-USUAL_DISTANCE = (0.75, 1.3)  # of the vectors from those of the training: 0.9 to 1.1 for speech
+LEAST_DISTANCE = 0.75  # of vectors from those of the training; speech has 0.9 to 1.1
+MOST_DISTANCE = 1.3  # K = 20 vectors taken for K = 14 have 1.5
 
 
 def parse_args(argv=None):
@@ -87,7 +86,7 @@ def load(args):
     if args.frame is not None and args.frame > data["used"][-1]:
         expected = f"expected 0 to {data['used'][-1]}"
         raise FormatError(f"{args.model}: no --frame {args.frame} to plot, {expected}")
-    warn_of_other_vectors(args.features, data["vectors"][data["used"]], options)
+    warn_of_other_vectors(args.features, data["vectors"][data["used"]], args.network)
 
     vectors = data["vectors"] = decimate(data["vectors"], args.dec)
     data["dec"], data["inputs"] = 1, [vectors]
@@ -109,9 +108,124 @@ def read_options(filename):
         if not (isinstance(value, int | float) and 1e-6 < value < 1e6):
             why = f"a network with {name} {value}, expected a positive number"
             raise FormatError(f"{filename}: {why}")
-    K = options["eband_K"] - options["eband_start"]
-    for name in ("shape_mean", "shape_spread"):
-        values = options.get(name, [0.0] * K)  # networks of before 2027 have none
-        if not (isinstance(values, list) and len(values) == K and all(isinstance(x, float) for x in values)):
-            raise FormatError(f"{filename}: a network with {name} {values}, expected {K} numbers")
     return options
+
+
+def load_pair(features, model, options):
+    """What codec2_model.load_pair() gives of a pair of files."""
+    if options["input"] == "newamp1":
+        vectors, _ = codec2_model.read_newamp1(features, codec2_model.count_items(model))
+    else:
+        vectors = codec2_model.read_rate_K(features, options["eband_K"], options["gain"])
+        vectors = vectors[:, options["eband_start"] :]
+    Fs = options["Fs"]
+    return codec2_model.load_pair(features, model, vectors, options["width"], F_CUTOFF * Fs / 2, Fs)
+
+
+def warn_of_other_vectors(features, vectors, network):
+    """Say so on stderr if vectors [n][K] are not like those that the network was trained on."""
+    statistics = networks.read_arrays(network).get("shape")  # not in networks of before 2027
+    if statistics is None:
+        return
+    if statistics.shape != (2, vectors.shape[1]):
+        why = f"a network with a shape of {statistics.shape}, expected {(2, vectors.shape[1])}"
+        raise FormatError(f"{network}: {why}")
+    distance = spectra.shape_distance(vectors, statistics)
+    if not LEAST_DISTANCE < distance < MOST_DISTANCE:
+        found = f"distance {distance:.2f} from those that the network was trained on"
+        usual = "usual for speech is 0.9 to 1.1: vectors of another kind?"
+        print(f"{features}: warning: {found}, {usual}", file=sys.stderr)
+
+
+def decimate(vectors, dec):
+    """Vectors [n][K]: every dec-th is kept, the others are interpolated.
+
+    The last few repeat the last that is kept.
+    """
+    frames = np.arange(len(vectors))
+    sent = frames[::dec]
+    return np.float32([np.interp(frames, sent, values) for values in vectors[sent].T]).T
+
+
+if __name__ == "__main__":  # report bad options and files before Keras loads
+    plumbing.start()
+    ARGS = parse_args()
+    DATA = load(ARGS)
+
+with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    import keras
+
+
+def load_network(filename, data):
+    """The network with a named output {"network"} and, if it has that layer, {"interpolation"}."""
+    network = networks.load(filename)
+    outputs = {"network": network.outputs[0]}
+    if any(layer.name == "interpolation" for layer in network.layers):
+        outputs["interpolation"] = network.get_layer("interpolation").output
+    options = data["options"]
+    frames = (options["dec"],) if options["input"] == "band pairs" else ()
+    shape = (1, *frames, options["width"])
+    models = keras.Model(network.inputs, list(outputs.values()))
+    input_shapes = [(1, *values.shape[1:]) for values in data["inputs"]]
+    networks.check_run(models, input_shapes, [shape] * len(outputs), filename)
+    return keras.Model(network.inputs, outputs)
+
+
+def estimate(models, data, frames):
+    """Spectra {label: dB [f][width]} of some frames, by their numbers [f]."""
+    options, dec = data["options"], data["dec"]
+    sent, row = np.unique(frames // dec, return_inverse=True)
+    found = models.predict_on_batch([values[sent] for values in data["inputs"]])
+    estimates = {}
+    for label, dB in found.items():
+        estimates[label] = dB.reshape(-1, dec, options["width"])[row, frames % dec]
+        if options["input"] == "band pairs":
+            estimates[label] = spectra.match_mean(estimates[label], data["target"][frames])
+    if options["input"] == "newamp1":
+        Wo, L = data["Wo"][frames], data["L"][frames]
+        A = spectra.rate_K_to_L(data["vectors"][frames], Wo, L)
+        estimates["conventional"] = spectra.to_bins(Wo, L, A, options["width"], np.inf)
+    return estimates
+
+
+def evaluate(models, data, A_hat, filename):
+    """{label: Figures} of all frames; the network's amplitudes replace those in A_hat [n][161]."""
+
+    def estimate_and_keep(frames):
+        estimates = estimate(models, data, frames)
+        if not (np.abs(estimates["network"]) < MAX_DB).all():  # false for nan
+            why = f"makes amplitudes that are not finite, or above {MAX_DB} dB"
+            raise FormatError(f"{filename}: a network that {why}")
+        A_hat[frames] = spectra.from_bins(
+            estimates["network"], data["Wo"][frames], data["L"][frames]
+        )
+        return estimates
+
+    return spectra.measure_blocks(data["target"], estimate_and_keep)
+
+
+def plot(figures, models, data, args):
+    """SD over time, and spectra."""
+    used, sd, options = data["used"], figures["network"].sd, data["options"]
+    plots.show({f"{NAME}_sd": plots.plot_sd(figures, used)}, args.plot_dir)
+    shown = plots.frames_to_show(args.frame, used, sd, data["vectors"][used].mean(axis=1))
+    titles = [f"frame {used[i]}: SD {sd[i]:.1f} dB²" for i in shown]
+    records = codec2_model.read_frames(args.model, used[shown])
+    estimates = estimate(models, data, used[shown])
+    plots.page_frames(records, titles, estimates, f"{NAME}_frames", args.plot_dir, options["Fs"])
+
+
+def main(args, data):
+    models = load_network(args.network, data)
+    Wo, L, A_hat, phi, voiced = codec2_model.read(args.model, len(data["target"]))
+    figures = evaluate(models, data, A_hat, args.network)
+    spectra.print_figures("file", figures)
+    if args.modelout:
+        codec2_model.write(Wo, L, A_hat, phi, voiced, args.modelout)
+    if not args.noplots:
+        plot(figures, models, data, args)
+    print(f"{figures['network'].sd.mean():.2f}")
+
+
+if __name__ == "__main__":
+    main(ARGS, DATA)

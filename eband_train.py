@@ -316,9 +316,9 @@ def main(args, data):
         "dec": 1,
         "epochs": len(losses),
         "seed": args.seed,
-        **spectra.shape_statistics(vectors[used]),
     }
-    networks.save(network, options, args.nnout)
+    shape = spectra.shape_statistics(vectors[used])
+    networks.save(network, options, args.nnout, shape=shape)
     if len(losses) < epochs:
         print(f"stopped: after {len(losses)} of {epochs} epochs")
     interpolation = network.get_layer("interpolation").output

@@ -282,9 +282,9 @@ def main(args, data):
         "lower": args.lower,
         "epochs": len(losses),
         "seed": args.seed,
-        **spectra.shape_statistics(vectors[used]),
     }
-    networks.save(network, options, args.nnout)
+    shape = spectra.shape_statistics(vectors[used])
+    networks.save(network, options, args.nnout, shape=shape)
     if len(losses) < epochs:
         print(f"stopped: after {len(losses)} of {epochs} epochs")
     figures = evaluate(network, data)

@@ -67,20 +67,19 @@ def parse_args(argv=None):
     seed_help = "the same seed gives the same network (default: 1)"
     add("--seed", type=plumbing.natural, default=1, help=seed_help)
     nnout_help = f"write the network here (default: {NAME}.keras)"
-    add("--nnout", default=f"{NAME}.keras", metavar="NET", help=nnout_help)
+    nnout = f"{NAME}.keras"
+    add("--nnout", type=plumbing.keras_file, default=nnout, metavar="NET", help=nnout_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
     args = parser.parse_args(argv)
     if (args.eband_K, args.Fs) not in spectra.KINDS:
-        parser.error(f"--eband_K and --Fs must be one of {spectra.kinds_in_words()}")
+        parser.error(spectra.unknown_kind(args.eband_K, args.Fs))
     args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
     for name, allowed in networks.QUANTISER_OPTIONS.items():
         if name in args and getattr(args, name) not in allowed:
             parser.error(f"--{name} must be {networks.in_words(allowed)}")
     if args.embedding_dim > args.dec * args.eband_K:
         parser.error("--embedding_dim must be at most --eband_K times --dec")
-    if not args.nnout.endswith(".keras"):
-        parser.error("--nnout must end in .keras")
     return args
 
 
@@ -284,13 +283,11 @@ def main(args, data):
         "num_embedding": args.num_embedding,
         "embedding_dim": args.embedding_dim,
         "lower": ALL_DB,
-        "mean": x.mean(axis=0).tolist(),
-        "spread": x.std(axis=0).tolist(),
         "seed": args.seed,
         "steps": steps,
     }
-    baseline = {"kmeans": kmeans[None]}
-    networks.save_quantiser(encoder, decoder, codebooks, None, options, args.nnout, **baseline)
+    arrays = {"kmeans": kmeans[None], "shape": spectra.shape_statistics(x)}
+    networks.save_quantiser(encoder, decoder, codebooks, None, options, args.nnout, **arrays)
     print(f"trained: {steps} steps")
 
     quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved

@@ -50,6 +50,8 @@ def set_up(seed=None):
     keras.config.set_image_data_format("channels_last")
     # TensorFlow warns when a network is run on arrays of several sizes, as a search does
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with plumbing.quiet():  # of CUDA, which misses a GPU as soon as devices are looked for
+        keras.distribution.list_devices()
     if seed is not None:
         keras.utils.set_random_seed(seed)
 
@@ -112,20 +114,8 @@ def read_options(filename, expected):
     FormatError unless the value of each of `expected` {name: values} is one of these.
     """
     plumbing.check_input(filename)
-    try:
-        archive = zipfile.ZipFile(filename)
-        size = sum(member.file_size for member in archive.infolist())
-        options = dict(json.loads(archive.read("options.json"))) if size < MAX_BYTES else None
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        zlib.error,
-    ):
-        options = None
+    with open(filename, "rb") as file:
+        options = unpack_options(file)
     if options is None:
         raise FormatError(f"{filename}: expected a network that one of these scripts has written")
     for name, allowed in expected.items():
@@ -135,6 +125,29 @@ def read_options(filename, expected):
                 f"{filename}: a network with {name} {value!r}, expected {in_words(allowed)}"
             )
     return options
+
+
+def unpack_options(file):
+    """The options in an open archive, or None: zipfile raises many exception types for a bad
+    file.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+                return None
+            return dict(json.loads(archive.read("options.json")))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        RecursionError,
+    ):
+        return None
 
 
 def in_words(allowed):
@@ -152,8 +165,8 @@ def read_arrays(filename):
             if name.endswith(".npy"):
                 with archive.open(name) as file:
                     try:
-                        values = np.load(file, allow_pickle=False)
-                    except (ValueError, EOFError, OSError, zlib.error):
+                        values = np.lib.format.read_array(file)
+                    except (ValueError, EOFError, OSError, MemoryError, zlib.error):
                         raise FormatError(f"{filename}: {name} in this network is broken") from None
                 if not (
                     values.dtype.kind in "fi" and (np.abs(np.float64(values)) < MAX_WEIGHT).all()
@@ -209,6 +222,7 @@ def check_run(network, shapes, output_shapes, filename):
 
 QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
     "eband_K": range(2, 161),
+    "Fs": range(1000, 192_001),
     "dec": range(1, 17),
     "vq_stages": range(1, 17),
     "num_embedding": range(2, 2**16 + 1),
@@ -216,19 +230,31 @@ QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
 }
 
 
+def read_quantiser_options(filename):
+    """The options of a quantiser: those above, and `lower`, the level in dB of frames that count."""
+    options = read_options(filename, {})
+    if "Fs" not in options:
+        why = "a quantiser of an old form, or no quantiser"
+        raise FormatError(f"{filename}: {why}: train it anew, or take one of networks/")
+    read_options(filename, QUANTISER_OPTIONS)
+    lower = options.get("lower")
+    if not (isinstance(lower, int | float) and abs(lower) <= MAX_DB):
+        raise FormatError(f"{filename}: a network with lower {lower!r}, expected a level in dB")
+    return options
+
+
 def load_quantiser(filename):
     """The Quantiser in an archive, run once.  FormatError if its parts are not those that its
     options tell.
     """
-    options = read_options(filename, QUANTISER_OPTIONS)
+    options = read_quantiser_options(filename)
     names = ("vq_stages", "num_embedding", "embedding_dim", "dec", "eband_K")
     stages, M, dim, dec, K = (options[name] for name in names)
     arrays = read_arrays(filename)
     codebooks = arrays.pop("codebooks", np.zeros(0))
     predictor = arrays.pop("predictor", np.zeros((dim, dim)))
     if codebooks.shape != (stages, M, dim) or predictor.shape != (dim, dim):
-        why = "no codebooks of the size that its options tell: an old network? Train it anew"
-        raise FormatError(f"{filename}: {why}")
+        raise FormatError(f"{filename}: no codebooks of the size that its options tell")
     network = load(filename)
     if not {"encoder", "decoder"} <= {layer.name for layer in network.layers}:
         raise FormatError(f"{filename}: a network without the layers encoder and decoder")

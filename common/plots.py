@@ -12,7 +12,9 @@ import numpy as np
 from common import plumbing, spectra
 
 PER_PAGE = 16  # vectors, in four rows and columns
+PAGES_WITHOUT_DISPLAY = 10  # PNG files that nobody asked for; a long file has thousands of pages
 FRAMES_PER_PAGE = 6
+TIME_POINTS = 400  # most that a curve over time has: thousands of frames would be a blot
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # do nothing alone
 MARGINS = {
     "left": 0.06,
@@ -83,25 +85,28 @@ def show_film(fig, draw, nb_pictures, name, plot_dir):
 # ---------------------------------------------------------------- pages
 
 
-def page_through(draw, nb_pages, name, plot_dir):
-    """Turn pages: draw(fig, page) fills a figure, page = 0…nb_pages − 1.
+def page_through(draw, nb_pages, name, plot_dir, first=0):
+    """Turn pages: draw(fig, page) fills a figure, page = 0…nb_pages − 1; a window opens at `first`.
 
     n, space, right and any other key go on, b and left go back, both stop at the ends; q, escape, a
-    click on the page or closing its window ends.  Without a display, or with a plot_dir, all pages
-    become PNG files.
+    click on the page or closing its window ends.  With a plot_dir all pages become PNG files, and
+    without a display the first ones.
     """
     import matplotlib.pyplot as plt
 
     pager = Pager(plt.figure(figsize=(12, 8)), draw, nb_pages)
     if plot_dir is None and pager.fig.canvas.required_interactive_framework:
         pager.fig.canvas.manager.set_window_title(f"{name}: {KEYS}")
-        pager.show(0)
+        pager.show(first)
         plt.show()  # its user turns the pages
         return
-    for page in range(nb_pages):
+    shown = nb_pages if plot_dir else min(nb_pages, PAGES_WITHOUT_DISPLAY)
+    for page in range(shown):
         pager.show(page)
         save_picture(pager.fig, f"{name}_{page + 1}.png", plot_dir or ".", pager.fig.savefig)
     plt.close(pager.fig)
+    if shown < nb_pages:
+        print(f"no display: {shown} of {nb_pages} pages were written, --plot_dir DIR writes all")
 
 
 class Pager:
@@ -119,9 +124,11 @@ class Pager:
         self.page = min(max(page, 0), self.nb_pages - 1)
         self.fig.clear()
         self.draw(self.fig, self.page)
-        number = f"page {self.page + 1} of {self.nb_pages}"
-        self.fig.text(0.06, 0.01, number, fontsize=8, color="gray")
-        self.fig.canvas.draw_idle()
+        is_window = self.fig.canvas.required_interactive_framework
+        footer = f"page {self.page + 1} of {self.nb_pages}{f'; {KEYS}' if is_window else ''}"
+        self.fig.text(MARGINS["left"], 0.01, footer, fontsize=8, color="gray")
+        if is_window:
+            self.fig.canvas.draw_idle()
 
     def on_key(self, event):
         key = (event.key or "shift").lower()
@@ -143,12 +150,12 @@ class Pager:
         plt.close(self.fig)
 
 
-def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB"):
-    """Turn pages of 16 vectors; files {label: [n][K]} are drawn over each other, a shorter one as
-    far as it goes.
+def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB", first=0):
+    """Turn pages of 16 vectors; files {label: [n][K]} are drawn over each other.
 
-    numbers [p] of the vectors to show, titles [p] for them; hz [K] are the frequencies of the
-    values, if they have any.
+    A shorter file is drawn as far as it goes.  numbers [p] of the vectors to show, titles [p] for
+    them; hz [K] are the frequencies of the values, if they have any; a window opens at the page
+    with the vector at place `first`.
     """
     warnings.filterwarnings("ignore", "Glyph .* missing")  # a file may have any name
     files = {plain(label): vectors for label, vectors in files.items()}
@@ -156,11 +163,11 @@ def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB"):
     margin = 0.05 * (high - low) or 1
     K = next(iter(files.values())).shape[1]
     x_axis = np.arange(K) if hz is None else np.asarray(hz) / 1000
+    x_label = "Number of the value, from 0" if hz is None else "Frequency (kHz)"
+    grid = {**MARGINS, "wspace": 0.05, "hspace": 0.2}
 
     def draw(fig, page):
-        axes = fig.subplots(
-            4, 4, sharex=True, sharey=True, gridspec_kw={**MARGINS, "wspace": 0.05, "hspace": 0.2}
-        )
+        axes = fig.subplots(4, 4, sharex=True, sharey=True, gridspec_kw=grid)
         shown = range(page * PER_PAGE, min((page + 1) * PER_PAGE, len(numbers)))
         for i, ax in zip(shown, axes.flat, strict=False):
             for (label, vectors), style in zip(files.items(), ("o-C0", "s--C1"), strict=False):
@@ -171,11 +178,11 @@ def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB"):
         for ax in axes.flat[len(shown) :]:
             ax.set_visible(False)
         axes[0, 0].set_ylim(low - margin, high + margin)
-        fig.supxlabel("Number of the value" if hz is None else "Frequency (kHz)")
+        fig.supxlabel(x_label)
         fig.supylabel(unit)
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8, ncols=2)
 
-    page_through(draw, math.ceil(len(numbers) / PER_PAGE), name, plot_dir)
+    page_through(draw, math.ceil(len(numbers) / PER_PAGE), name, plot_dir, first // PER_PAGE)
 
 
 def plain(text):
@@ -254,18 +261,33 @@ def plot_sd(figures, numbers, frame_s=spectra.FRAME_S):
     """
     import matplotlib.pyplot as plt
 
-    fig, (histogram, by_frame) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
+    fig, (histogram, over_time) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
     bins = np.linspace(0, max(np.percentile(found.sd, 98) for found in figures.values()), 60)
-    left_out = np.flatnonzero(np.diff(numbers) > 1) + 1  # gaps where frames do not count
-    seconds = np.insert(numbers * frame_s, left_out, np.nan)
-    for i, (label, found) in reversed(list(enumerate(figures.items()))):
+    n = math.ceil((numbers[-1] - numbers[0] + 1) / TIME_POINTS)  # frames in a point
+    for i, (label, found) in enumerate(figures.items()):
+        style = {"color": f"C{i}", "zorder": 3 - i}  # the network's lies above the others
         text = f"{label}, mean {found.sd.mean():.1f} dB²"
-        histogram.hist(found.sd, bins, histtype="step", color=f"C{i}", label=text)
-        by_frame.plot(seconds, np.insert(found.sd, left_out, np.nan), color=f"C{i}", linewidth=0.6)
-    histogram.set(xlabel="SD (dB²)", ylabel="Frames")
-    by_frame.set(xlabel="Time (s)", ylabel="SD (dB²)", ylim=(0, bins[-1]))
+        histogram.hist(found.sd, bins, histtype="step", label=text, **style)
+        first, means = means_over_time(found.sd, numbers, n)
+        over_time.plot((first + n / 2) * frame_s, means, linewidth=1, **style)
+    histogram.set(xlabel="SD of a frame (dB²)", ylabel="Frames")
+    ylabel = f"SD (dB²), means of {n * frame_s:.2g} s" if n > 1 else "SD (dB²)"
+    over_time.set(xlabel="Time in the file (s)", ylabel=ylabel)
+    over_time.set_ylim(bottom=0)
     fig.legend(loc="outside upper center", ncols=len(figures))
     return fig
+
+
+def means_over_time(values, numbers, n):
+    """Means of the values [u] of frames `numbers` [u], of every n frames of the file.
+
+    Returns the first of these frames [points], and the means [points]; NaN where no frame counts.
+    values [1, 3, 5, 7], numbers [10, 11, 12, 16], n = 2: frames 10, 12, 14, 16; 2, 5, NaN, 7.
+    """
+    point = (numbers - numbers[0]) // n
+    count = np.bincount(point)
+    means = np.bincount(point, values) / np.where(count > 0, count, np.nan)
+    return numbers[0] + n * np.arange(len(count)), means
 
 
 def plot_losses(losses, labels, ylabel):

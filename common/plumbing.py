@@ -163,6 +163,14 @@ def replacing(*filenames):
             Path(new).unlink(missing_ok=True)
 
 
+def write_all(outputs):
+    """Write {file name: function that writes a file of the name it is given}: all, or none."""
+    with contextlib.ExitStack() as stack:
+        new = [stack.enter_context(replacing(filename)) for filename in outputs]
+        for name, write in zip(new, outputs.values(), strict=True):
+            write(name)
+
+
 def new_name(filename):
     """Name of a new file beside `filename` with the same ending, which libraries look at."""
     path = Path(os.path.realpath(filename))
@@ -204,12 +212,12 @@ def check_outputs(outputs, inputs=(), plot_dir=None):
     for name in outputs:
         if name is None:
             continue
+        if name == "":
+            raise FormatError("an output without a name, expected one")
         path = "-" if name == "-" else os.path.realpath(name)
         if path in taken:
             raise FormatError(f"{name}: an output that {taken[path]}, expected another name")
         taken[path] = "is named twice"
-        if name == "":
-            raise FormatError("an output without a name, expected one")
         if name != "-":
             try_output(name)
 

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from common import plumbing, spectra
+from common import classical, plumbing, spectra
 
 import numpy as np
 from keras import ops
@@ -91,27 +91,25 @@ def coder_of(quantiser):
 
 def baseline_of(quantiser):
     """The Coder of the classical quantiser that a Quantiser brings along, or None."""
-    codebooks = quantiser.baseline.get("kmeans")
-    options = quantiser.options
-    return (
-        None
-        if codebooks is None
-        else coder_of_kmeans(codebooks, options["dec"], options["eband_K"])
-    )
+    arrays, options = quantiser.baseline, quantiser.options
+    if "classical_codebooks" in arrays:
+        return coder_of_classical(arrays)
+    if "kmeans" in arrays:
+        return coder_of_kmeans(arrays["kmeans"], options["dec"], options["eband_K"])
+    return None
 
 
 def coder_of_kmeans(codebooks, dec, K):
-    """The Coder of k-means, stage by stage: codebooks [stages][M][dec · K] of vectors of dec frames.
+    """The Coder of k-means, stage by stage: codebooks [stages][M][dec · K], of dec frames each.
 
-    With codebooks [stages][M][K] every dec-th frame is sent, and frames between them lie on
-    straight lines.
+    With codebooks [stages][M][K] every dec-th frame is sent, and the others lie on straight lines.
     """
 
     def encode(frames):
-        return frames[:, ::dec] if every else frames.reshape(len(frames), -1, dec * K)
+        return frames[:, ::dec] if sends_one else frames.reshape(len(frames), -1, dec * K)
 
     def decode(z):
-        if not every:
+        if not sends_one:
             return z.reshape(len(z), -1, K)
         following = np.concatenate([z[:, 1:], z[:, -1:]], axis=1)
         weight = np.arange(dec, dtype=np.float32)[:, None] / dec  # of the following vector
@@ -119,8 +117,25 @@ def coder_of_kmeans(codebooks, dec, K):
         return frames.reshape(len(z), -1, K)
 
     codebooks = np.float32(codebooks)
-    every = codebooks.shape[2] == K
-    return Coder(codebooks, None, dec, K, encode, decode)
+    sends_one = codebooks.shape[2] == K
+    if sends_one:
+        reaches = {"encoder_reach": (0, 0), "decoder_reach": (1 - dec, dec - 1)}
+    else:
+        reaches = {"encoder_reach": (0, dec - 1), "decoder_reach": (0, dec - 1)}
+    return Coder(codebooks, None, dec, K, encode, decode, **reaches)
+
+
+def coder_of_classical(arrays):
+    """The Coder of what classical.train() returns."""
+    arrays = classical.unpack(arrays)
+    return Coder(
+        codebooks=arrays["codebooks"],
+        predictor=arrays["predictor"],
+        dec=len(arrays["klt"]) // len(arrays["mean"]),
+        K=len(arrays["mean"]),
+        encode=lambda frames: classical.encode(frames, arrays),
+        decode=lambda z: classical.decode(z, arrays),
+    )
 
 
 def find_changes(function, inputs, number):
@@ -156,9 +171,7 @@ def find_decoder_reach(coder):
 def refuse_all(outputs, n, name):
     """FormatError if the changed outputs reach an end of the n outputs that there are."""
     if len(outputs) == 0 or outputs[0] == 0 or outputs[-1] == n - 1:
-        why = (
-            "no output changes" if len(outputs) == 0 else f"{REACH_VECTORS} vectors are not enough"
-        )
+        why = "no output changes" if len(outputs) == 0 else f"{REACH_VECTORS} vectors are not enough"
         raise plumbing.FormatError(
             f"the {name}'s reach in time cannot be found, {why}: expected layers that look at "
             "neighbours, such as convolutions, and not at all that came before"
@@ -172,6 +185,12 @@ def delay_ms(coder, lookahead_ms):
     lookahead = lookahead_vectors(coder, lookahead_ms) * coder.dec
     frames = coder.encoder_reach[1] + lookahead - coder.decoder_reach[0]
     return round(frames * spectra.FRAME_S * 1000)
+
+
+def usual_lookahead_ms(coder):
+    """Look-ahead in ms that is worth its delay: none where vectors share no frames."""
+    overlaps = coder.decoder_reach != (0, coder.dec - 1)
+    return LOOKAHEAD_MS if overlaps or coder.predictor is not None else 0
 
 
 def lookahead_vectors(coder, lookahead_ms):
@@ -222,17 +241,18 @@ def nearest_sums(x, codebooks, m_best, candidates=1):
 
 
 def smallest(values, k):
-    """Numbers [k] of the k smallest of values [N], N a multiple of 32, the smallest first; NumPy.
+    """Numbers [k] of the k smallest of the values [N] of a NumPy array, or of all.
 
-    As largest() does it, for one row.
+    The smallest first, as largest() does it.
     """
-    groups = values.reshape(-1, 32)
-    minima = groups.min(axis=1)
-    some = np.argpartition(minima, k)[:k] if k < len(minima) else np.arange(len(minima))
-    members = groups[some].ravel()
-    number = np.argpartition(members, k)[:k]
+    k = min(k, len(values))
+    size = math.gcd(len(values), 32)
+    groups = values.reshape(size, -1)  # the minimum of columns is faster than that of rows
+    best = np.argpartition(groups.min(axis=0), min(k, groups.shape[1]) - 1)[:k]
+    members = groups[:, best].ravel()
+    number = np.argpartition(members, k - 1)[:k]
     number = number[np.argsort(members[number], kind="stable")]
-    return some[number // 32] * 32 + number % 32
+    return number // len(best) * groups.shape[1] + best[number % len(best)]
 
 
 # ---------------------------------------------------------------- sender
@@ -261,9 +281,7 @@ class Slope:
         moved = z.copy()
         moved[:, around] += change
         difference = [coder.decode(part) for part in (moved, z)]
-        difference = (difference[0] - difference[1])[:, around * dec + first :][
-            :, : last - first + 1
-        ]
+        difference = (difference[0] - difference[1])[:, around * dec + first :][:, : last - first + 1]
         size = (difference**2).sum(axis=(0, 2))
         inside = np.cumsum(size) / size.sum()
         start = np.searchsorted(inside, (1 - SPAN_SHARE) / 2)
@@ -313,10 +331,7 @@ class Sender:
         self.columns = np.concatenate([weighted, power, np.ones_like(power)], axis=2)
         self.columns = np.ascontiguousarray(self.columns.transpose(0, 2, 1))  # [stages][dim + 2][M]
 
-        self.frames, self.first = (
-            np.zeros((0, coder.K), np.float32),
-            0,
-        )  # stored, number of the first
+        self.frames, self.first = np.zeros((0, coder.K), np.float32), 0  # stored, number of the first
         self.z_e = []  # of vectors self.compared and later
         self.encoded = self.compared = self.sent = 0  # vectors so far
         n_frames = slope.last - slope.first + 1
@@ -383,15 +398,15 @@ class Sender:
         first, n = c * dec + slope.first, slope.last - slope.first + 1
         x = self.known(first, n, n_known)
         there = (np.arange(first, first + n) >= 0) & (np.arange(first, first + n) < n_known)
-        weight = np.float32(spectra.is_counted(x, self.lower) & there)[:, None] / self.coder.K
+        weight = np.float32(spectra.is_counted(x, self.lower) & there)[:, None]
         if self.past is None:
             self.past = np.tile(future[0], (self.paths, self.around, 1))
             self.z_last = np.zeros((self.paths, self.coder.dim), np.float32)
         # the best change of the encoder's output, were the decoder linear
-        pull = (weight * self.error).reshape(self.paths, -1) @ slope.matrix.T * self.coder.K
+        weighted = weight * self.error
+        pull = weighted.reshape(self.paths, -1) @ slope.matrix.T
         shift = pull @ slope.inverse
-        base = self.cost + (weight * self.error**2).sum(axis=(1, 2))
-        base -= (pull * shift).sum(axis=1) / self.coder.K
+        base = self.cost + (weighted * self.error).sum(axis=(1, 2)) - (pull * shift).sum(axis=1)
         target = future[0] + shift
         if self.coder.predictor is not None:
             target -= self.z_last @ self.coder.predictor
@@ -421,10 +436,7 @@ class Sender:
         hardly reaches into the next window, and that is much the same for all of them.
         """
         n, length, dim = windows.shape
-        ends = (
-            windows[:1, length - self.around :].reshape(-1, dim),
-            windows[-1:, : self.around].reshape(-1, dim),
-        )
+        ends = windows[:1, length - self.around :].reshape(-1, dim), windows[-1:, : self.around].reshape(-1, dim)
         row = np.concatenate([ends[0], windows.reshape(-1, dim), ends[1]])
         frames = np.asarray(self.coder.decode(row[None])[0])
         frames = frames[self.around * self.coder.dec :][: n * length * self.coder.dec]
@@ -438,25 +450,18 @@ class Sender:
         residual [paths][dim] is what the codewords of all stages must add, base [paths] the cost if
         they could.
         """
-        residual = residual.astype(np.float32)
-        parent, indices = np.arange(len(base)), np.zeros((len(base), 0), np.int32)
-        origin = base
+        M, last = self.codebooks.shape[1], len(self.columns) - 1
+        parent, indices = np.arange(self.paths), np.zeros((self.paths, 0), np.int32)
         for stage, columns in enumerate(self.columns):
-            power = origin + (residual**2).sum(axis=1) / self.coder.K
-            rows = np.concatenate(
-                [
-                    residual * (-2 / self.coder.K),
-                    np.full_like(power, 1 / self.coder.K)[:, None],
-                    power[:, None],
-                ],
-                axis=1,
-            )
-            last = stage + 1 == len(self.columns)
-            best = smallest(np.float32(rows @ columns).ravel(), self.tried if last else self.m_best)
-            row, index = best // columns.shape[1], best % columns.shape[1]
-            parent, origin = parent[row], origin[row]
+            # base + |r − c|² is the product of [−2r, 1, base + |r|²] and [c, |c|², 1]
+            power = base[parent] + (residual**2).sum(axis=1)
+            rows = np.column_stack([-2 * residual, np.ones_like(power), power])
+            scores = np.float32(rows) @ columns
+            best = smallest(scores.ravel(), self.tried if stage == last else self.m_best)
+            row, index = best // M, best % M
+            parent = parent[row]
             residual = residual[row] - columns[:-2, index].T
-            indices = np.concatenate([indices[row], np.int32(index)[:, None]], axis=1)
+            indices = np.column_stack([indices[row], np.int32(index)])
         return parent, indices
 
 

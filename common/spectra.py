@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.plumbing import FormatError
+
 FS_HZ = 8000
 FRAME_S = 0.01  # one model record; 0.04 in the files of c2enc 700C
 MAX_AMP = 160  # most harmonics in a record
@@ -136,24 +138,35 @@ def print_level(name, levels, file=None):
 
 
 def shape_statistics(vectors):
-    """Mean and spread, lists [K], of vectors [n][K] in dB without the mean of each: their shape.
+    """Mean and spread, float32 [2][K], of the shapes of vectors [n][K] in dB.
 
-    {"shape_mean": …, "shape_spread": …}, which are saved with a network that these vectors trained.
+    A shape is a vector without its mean.  A network keeps those of the vectors that it was trained
+    on.
     """
     shapes = vectors - vectors.mean(axis=1, keepdims=True)
-    statistics = {"shape_mean": shapes.mean(axis=0), "shape_spread": shapes.std(axis=0)}
-    return {name: np.float64(values).round(2).tolist() for name, values in statistics.items()}
+    return np.float32([shapes.mean(axis=0), shapes.std(axis=0)])
 
 
-def shape_distance(vectors, shape_mean, shape_spread):
-    """How far the shapes of vectors [n][K] are from shape_mean [K], rms in shape_spreads [K].
+def shape_distance(vectors, statistics):
+    """How far the shapes of vectors [n][K] are from that mean, rms, in units of that spread.
 
-    1 for the vectors that these statistics are of, 0.9 to 1.1 for other speech, 1.5 for K = 20
+    1 for the vectors that the statistics [2][K] are of, 0.9 to 1.1 for other speech, 1.5 for K = 20
     vectors that are taken for K = 14.
     """
+    mean, spread = statistics
     shapes = vectors - vectors.mean(axis=1, keepdims=True)
-    deviations = (shapes - shape_mean) / np.maximum(shape_spread, 0.1)
+    deviations = (shapes - mean) / np.maximum(spread, 0.1)
     return np.sqrt(np.mean(np.square(deviations, dtype=np.float64)))
+
+
+def shape_change(vectors, statistics):
+    """How far a shape of vectors [n][K] is from the one before, rms, in units of that spread.
+
+    0.2 to 0.5 for speech every 10 ms, 0.6 to 0.9 every 40 ms, 1.3 to 3.2 for another K.
+    """
+    shapes = vectors - vectors.mean(axis=1, keepdims=True)
+    changes = np.diff(shapes, axis=0) / np.maximum(statistics[1], 0.1)
+    return np.sqrt(np.mean(np.square(changes, dtype=np.float64))) if len(changes) else 0.0
 
 
 # ---------------------------------------------------------------- harmonics and bins
@@ -246,11 +259,14 @@ def measure(target, estimate):
     """Figures of estimates [n][width] in dB for a target [n][width] in dB, where NaN is no target.
 
     SD is the mean squared error over the targets of a frame, variance that without the frame's mean
-    error.  Frames without any target do not count. target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD
-    (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
+    error.  Frames without any target do not count.  FormatError for estimates that are not finite.
+    target [[3, NaN, 5]], estimate [[1, 7, 4]]: SD (2² + 1²) / 2 = 2.5, variance 2.5 − 1.5² = 0.25.
     """
-    used = ~np.isnan(target).all(axis=1)
-    error = np.float64(target[used]) - estimate[used]
+    has_target = ~np.isnan(target)
+    if not np.isfinite(estimate[has_target]).all():
+        raise FormatError("a network that makes values that are not finite: training diverged?")
+    used = has_target.any(axis=1)
+    error = np.float64(target[used]) - np.where(has_target, estimate, np.nan)[used]
     return Figures(np.nanmean(error**2, axis=1), np.nanvar(error, axis=1), len(target))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import subprocess
@@ -24,7 +25,11 @@ def pytest_configure(config):
     """No windows, neither in this process nor in those that it starts; one thread each, as there is one per core."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
-    for warning in ("__array__ implementation", "The structure of `inputs`", "Even though the `tf.config"):  # of Keras
+    for warning in (
+        "__array__ implementation",
+        "The structure of `inputs`",
+        "Even though the `tf.config",
+    ):  # of Keras
         config.addinivalue_line("filterwarnings", f"ignore:{warning}")
     os.environ |= {"MPLBACKEND": "Agg", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -32,7 +37,9 @@ def pytest_configure(config):
 def run_in(folder, script, *arguments, **options):
     """CompletedProcess of a script that ran in `folder` on a machine without a display."""
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 300}
-    return subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options))
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options)
+    )
 
 
 @pytest.fixture
@@ -43,6 +50,14 @@ def usual_signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def no_keras(tmp_path_factory):
+    """Environment of a process that ends when it imports Keras, which takes seconds."""
+    folder = tmp_path_factory.mktemp("no_keras")
+    (folder / "keras.py").write_text("raise SystemExit('too late: Keras is being imported')")
+    return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 @pytest.fixture
@@ -60,8 +75,8 @@ def eager():
 
 @pytest.fixture
 def one_correction(monkeypatch):
-    """Networks of eband_train have one correction instead of four, and compile in a third of the time."""
-    monkeypatch.setattr("eband_train.ROUNDS", 1)
+    """Networks of eband_train have one correction, not four: they compile three times as fast."""
+    monkeypatch.setattr("eband_train.CORRECTIONS", 1)
 
 
 @pytest.fixture
@@ -76,7 +91,9 @@ def figures(stdout):
     Values are numbers where they can be, else the text behind the colon; of a name that comes twice, the last counts.
     """
     lines = [line.partition(": ") for line in stdout.splitlines()]
-    values = {name: text for name, colon, text in lines if colon} | {"last": lines[-1][0] if lines else ""}
+    values = {name: text for name, colon, text in lines if colon} | {
+        "last": lines[-1][0] if lines else ""
+    }
     for name, text in values.items():
         with contextlib.suppress(ValueError, IndexError):
             values[name] = float(text.split()[0])
@@ -119,3 +136,32 @@ def shared():
     if not folder.is_dir():
         pytest.skip("the reference data (../shared/data) is not on this machine")
     return folder
+
+
+# ---------------------------------------------------------------- trainers in this process
+
+
+def call(script, *arguments):
+    """What a script prints that runs in this process."""
+    args = script.parse_args([str(argument) for argument in arguments])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        script.main(args, script.load(args))
+    return out.getvalue()
+
+
+def first_frames(pair, n, folder):
+    """Paths of the first n frames of two Paths, features [frames][14] and model, in `folder`."""
+    (folder / "n.f32").write_bytes(pair[0].read_bytes()[: 56 * n])
+    (folder / "n.model").write_bytes(pair[1].read_bytes()[: 1300 * n])
+    return folder / "n.f32", folder / "n.model"
+
+
+@pytest.fixture(scope="session")
+def trained(sample, tmp_path_factory):
+    """Folder with ampnn.keras of eband_train.py --Wo, trained for a moment; the figures printed."""
+    import eband_train
+
+    folder = tmp_path_factory.mktemp("trained")
+    network, plots = folder / "ampnn.keras", folder / "plots"
+    options = ("--Wo", "--epochs", 2, "--plot_dir", plots, "--nnout", network, "--test", *sample)
+    return folder, figures(call(eband_train, *sample, *options))

@@ -224,7 +224,7 @@ READERS = {
     "read_floats": lambda filename: codec2_model.read_floats(filename, 1),
     "read_rate_K": lambda filename: codec2_model.read_rate_K(filename, 1),
     "read_newamp1": lambda filename: codec2_model.read_newamp1(filename, 1),
-    "read_indices": lambda filename: codec2_model.read_indices(filename, 16, 2, 1, 0),
+    "read_indices": lambda filename: codec2_model.read_indices(filename, 16, 2, 1),
 }
 
 
@@ -376,17 +376,14 @@ def test_indices_round_trip(tmp_path):
     indices = np.random.default_rng(1).integers(0, 16, (4, 2))
     indices[2] = -1
     codec2_model.write_indices(indices, 7, 0xFEEDBEEF, tmp_path / "x.npy")
-    again, nb_frames = codec2_model.read_indices(tmp_path / "x.npy", 16, 2, 2, 0xFEEDBEEF)
+    again, nb_frames, network = codec2_model.read_indices(tmp_path / "x.npy", 16, 2, 2)
     np.testing.assert_array_equal(again, indices)
-    assert nb_frames == 7
+    assert (nb_frames, network) == (7, 0xFEEDBEEF)
     assert np.load(tmp_path / "x.npy").dtype == np.int32
-    for quantiser in ((15, 2, 2), (16, 1, 2), (16, 2, 1), (16, 2, 4)):
-        if quantiser[0] > indices.max() and quantiser[1:] == (2, 2):
-            continue
-        with pytest.raises(FormatError, match=r"x\.npy: expected int32"):
-            codec2_model.read_indices(tmp_path / "x.npy", *quantiser, 0xFEEDBEEF)
-    with pytest.raises(FormatError, match="of another network: feedbeef, not 00000001"):
-        codec2_model.read_indices(tmp_path / "x.npy", 16, 2, 2, 1)
+    codec2_model.read_indices(tmp_path / "x.npy", 16, 3, 2)  # those of the first two of three stages
+    for M, stages, dec in ((indices.max(), 2, 2), (16, 1, 2), (16, 2, 1), (16, 2, 4)):
+        with pytest.raises(FormatError, match=r"x\.npy: not indices of this network"):
+            codec2_model.read_indices(tmp_path / "x.npy", M, stages, dec)
 
 
 def npy(*arrays, allow_pickle=False):
@@ -419,7 +416,7 @@ BAD_INDICES = {
 def test_bad_indices_are_refused(tmp_path, kind):
     (tmp_path / "x.npy").write_bytes(BAD_INDICES[kind])
     with pytest.raises(FormatError, match=r"x\.npy: "):
-        codec2_model.read_indices(tmp_path / "x.npy", 16, 2, 1, NETWORK)
+        codec2_model.read_indices(tmp_path / "x.npy", 16, 2, 1)
 
 
 # ---------------------------------------------------------------- command line
