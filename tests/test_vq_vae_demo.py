@@ -44,7 +44,7 @@ def drawn(monkeypatch):
             draw(i)
             pictures.append([*((ax.get_xlim(), ax.get_ylim()) for ax in fig.axes), fig.axes[0].get_title()])
 
-    monkeypatch.setattr(script.plumbing, "show_film", show_film)
+    monkeypatch.setattr(script.plots, "show_film", show_film)
     monkeypatch.setattr(script, "HELD_OUT", 10_000)
     return pictures
 
@@ -104,17 +104,6 @@ def test_decoded_indices_are_the_output_exactly():
     rng = np.random.default_rng(0)
     layer, x = quantizer(rng.normal(size=(32, 16))), np.float32(40 * rng.normal(size=(100, 16)))
     np.testing.assert_array_equal(layer(x), layer.codebook.numpy()[layer.search(x)])
-
-
-def test_saved_and_loaded(tmp_path):
-    rng = np.random.default_rng(0)
-    x = np.float32(rng.normal(size=(50, 4)))
-    inputs = keras.Input((4,))
-    network = keras.Model(inputs, quantizer(rng.normal(size=(8, 4)), beta=0.5)(inputs))
-    network.save(tmp_path / "n.keras")
-    loaded = keras.models.load_model(tmp_path / "n.keras")
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), network.predict(x, verbose=0))
-    assert loaded.layers[1].beta == 0.5
 
 
 # ---------------------------------------------------------------- figures

@@ -39,7 +39,7 @@ def test_better_than_stage_by_stage(run, tmp_path):
 )
 def test_other_sizes(options, capsys, monkeypatch):
     """In this process, which has Keras already; the film is drawn, but not rendered."""
-    monkeypatch.setattr(script.plumbing, "show_film", lambda fig, draw, nb_pictures, *_: draw(nb_pictures - 1))
+    monkeypatch.setattr(script.plots, "show_film", lambda fig, draw, nb_pictures, *_: draw(nb_pictures - 1))
     args = script.parse_args(["--num_embedding", *options, "--epochs", "1", "--nb_samples", "5000"])
     script.main(args, script.load(args))
     values = figures(capsys.readouterr().out)
