@@ -16,12 +16,8 @@ PAGES_WITHOUT_DISPLAY = 10  # PNG files that nobody asked for; a long file has t
 FRAMES_PER_PAGE = 6
 TIME_POINTS = 400  # most that a curve over time has: thousands of frames would be a blot
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # do nothing alone
-MARGINS = {
-    "left": 0.06,
-    "right": 0.98,
-    "bottom": 0.08,
-    "top": 0.93,
-}  # Matplotlib needs 0.5 s to find them
+# Matplotlib needs 0.5 s to find them
+MARGINS = {"left": 0.06, "right": 0.98, "bottom": 0.08, "top": 0.93}
 WAVE_GAP = 1.2  # vertical distance of waveforms that are drawn together, in peaks of the original
 FILM_MS = 250  # of a picture of a film
 LAST_MS = 2000  # of the last one
@@ -193,16 +189,16 @@ def plain(text):
 
 
 def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):
-    """Turn pages of six frames: amplitudes of the harmonics above, 20 ms of waveform below.
+    """Turn pages of six frames: amplitudes of the harmonics above, 160 samples of waveform below.
 
-    Model records [p], titles [p], and the estimates for them, {label: dB [p][width]}; the first one
-    is heard, too.
+    Model records [p], titles [p], and the estimates for them, {label: dB [p][width]}; waveforms are
+    those of the original and of the first estimate.
     """
-    amplitudes = {
-        label: spectra.from_bins(x, records["Wo"], records["L"]) for label, x in estimates.items()
-    }
+    Wo, L = records["Wo"], records["L"]
+    amplitudes = {label: spectra.from_bins(dB, Wo, L) for label, dB in estimates.items()}
     first = next(iter(amplitudes))
     time = np.arange(-80, 80)  # samples
+    time_ms = 1000 * time / Fs
 
     def draw_frame(i, spectrum, wave):
         record = records[i]
@@ -213,12 +209,9 @@ def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):
             spectrum.plot(hz, 20 * np.log10(A[m] + 1e-5), colour, label=label)
         harmonics = np.cos(np.outer(time, m) * record["Wo"] + record["phi"][m])
         original = harmonics @ record["A"][m]
-        wave.plot(1000 * time / Fs, original, "k")
-        wave.plot(
-            1000 * time / Fs,
-            harmonics @ amplitudes[first][i][m] - WAVE_GAP * np.abs(original).max(),
-            "C0",
-        )
+        estimate = harmonics @ amplitudes[first][i][m]
+        wave.plot(time_ms, original, "k")
+        wave.plot(time_ms, estimate - WAVE_GAP * np.abs(original).max(), "C0")
         spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
         spectrum.set_title(titles[i], fontsize=9)
         wave.set(xlabel="Time (ms)", ylabel="Signal", yticks=[])
@@ -236,8 +229,10 @@ def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):
 
 
 def typical_frames(sd, level, n=16):
-    """Numbers [n] of frames that show how good or bad a coder is: of the half of the frames with
-    the larger `level` [frames], those at even percentiles of SD [frames], 5 to 95 %.
+    """Numbers [n] of frames that show how good or bad a coder is.
+
+    Of the half of the frames with the larger `level` [frames], those at even percentiles of SD
+    [frames], 5 to 95 %.
     """
     loud = np.flatnonzero(level >= np.median(level))
     rank = np.rint(np.linspace(0.05, 0.95, n) * (len(loud) - 1)).astype(int)
@@ -245,9 +240,7 @@ def typical_frames(sd, level, n=16):
 
 
 def frames_to_show(first, numbers, sd, level):
-    """Places in `numbers` [frames] of the next 60 frames from number `first` on, or of typical ones
-    when it is None.
-    """
+    """Places in `numbers` [frames] of 60 frames from number `first` on, or of typical ones."""
     return typical_frames(sd, level) if first is None else np.flatnonzero(numbers >= first)[:60]
 
 
