@@ -542,11 +542,17 @@ def transform(x):
     return S, (np.square(S.real) + np.square(S.imag)).astype(F32)
 
 
+def count_harmonics(Wo):
+    """L int32 [n] for Wo float32 [n]: as many harmonics as fit below 4 kHz, one less when the last
+    of them is at 3.8 kHz or above.
+    """
+    L = (np.pi / Wo.astype(np.float64)).astype(F32).astype(np.int32)
+    return L - (Wo * L.astype(F32) >= np.float64(0.95 * np.pi))
+
+
 def model_records(Wo, S, P):
     """Model records [n] of frames with the fundamentals Wo float32 [n], from their spectra."""
-    # as many harmonics as fit below 4 kHz, one less when the last of them is at 3.8 kHz or above
-    L = (np.pi / Wo.astype(np.float64)).astype(F32).astype(np.int32)
-    L = L - (Wo * L.astype(F32) >= np.float64(0.95 * np.pi))
+    L = count_harmonics(Wo)
     A, phi = amplitudes_and_phases(Wo, L, S, P)
     return np.rec.fromarrays([Wo, L, A, phi, voicing(Wo, L, A, S, P)], RECORD)
 

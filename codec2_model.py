@@ -40,9 +40,11 @@ MLFEAT = 201
 def count_items(filename, itemsize=RECORD.itemsize, what="1300 byte model records"):
     """How many items of this size in bytes a file holds.  FormatError if not whole, or none."""
     size = plumbing.check_input(filename)
-    if size == 0 or size % itemsize:
+    if size == 0:
+        raise FormatError(f"{filename}: empty, expected {what}")
+    if size % itemsize:
         why = f"{size} bytes are not a whole number of {what}"
-        raise FormatError(f"{filename}: {why}: empty, cut off, another kind?")
+        raise FormatError(f"{filename}: {why}: cut off, or another kind?")
     return size // itemsize
 
 
@@ -148,7 +150,7 @@ def read_rate_K(filename, K, gain=10.0, max_nb_samples=None):
         why = f"{found} is not speech, expected {lowest} to {highest}: another kind, K or --gain?"
         raise FormatError(f"{filename}: {why}")
     if gain > 1 and low >= lowest / 10 and high <= highest / 10:
-        why = f"{found} is not speech: log10 of energies (--gain 1), or far too quiet?"
+        why = f"{found} is not speech: log10 of energies (where it is an option: --gain 1)?"
         raise FormatError(f"{filename}: {why}")
     return vectors
 

@@ -77,7 +77,7 @@ def best(command, times=3):
 
 
 def make_input(nb_frames):
-    """Write speech.raw, 3 s of it in short.raw, and bands, K = 20 vectors and model of nb_frames."""
+    """Write speech.raw, 3 s of it in short.raw, and the features and model of nb_frames."""
     import numpy as np
 
     import c2sim

@@ -187,7 +187,7 @@ def test_silence_and_leftovers_are_fine(tmp_path):
 
 
 BAD_MODELS = {
-    "empty": (b"", "0 bytes are not a whole number of 1300 byte model records: empty"),
+    "empty": (b"", "empty, expected 1300 byte model records"),
     "truncated": (records(2).tobytes()[:-1], "2599 bytes"),
     "text": ((b"Some text, as long as three model records are.\n" * 83)[:3900], "not a model file"),
     "wav": ((ROOT / "tests/data/sample_8k.wav").read_bytes()[: 1300 * 20], "not a model file"),
@@ -266,7 +266,7 @@ def test_rate_K_file_of_the_wrong_size_is_refused(tmp_path, size, what):
     with pytest.raises(FormatError, match=what) as error:
         codec2_model.read_rate_K(tmp_path / "x.f32", 20)
     assert "x.f32: " in str(error.value)
-    with pytest.raises(FormatError, match="not a whole number"):
+    with pytest.raises(FormatError, match="vectors of 99999999999 floats"):
         codec2_model.read_rate_K(tmp_path / "x.f32", 99999999999)
 
 
