@@ -145,7 +145,8 @@ if __name__ == "__main__":  # report bad options and files before Keras loads
     DATA = load(ARGS)
 
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
-    from common import search
+    import keras
+from common import search
 
 
 def load_quantiser(filename, rate):
@@ -318,8 +319,8 @@ class Decoder:
         noise = np.log2(self.rng.uniform(*NOISE_HZ, n))
         Wo = radians(np.where(voiced, pitches, noise))
         L = c2sim.count_harmonics(Wo)
-        A_dB = np.minimum(self.amplitudes.predict_on_batch(vectors), MAX_A_DB)
-        A = spectra.from_bins(A_dB, Wo, L)
+        (A_dB,) = self.amplitudes.predict_on_batch([vectors])
+        A = spectra.from_bins(np.minimum(A_dB, MAX_A_DB), Wo, L)
         fields = [Wo, L, A, np.zeros_like(A), np.int32(voiced)]
         records = np.rec.fromarrays(fields, RECORD)
         self.phases.apply(records)
@@ -330,9 +331,10 @@ class Decoder:
 def load_amplitudes(filename):
     """The network of newamp1_train.py that makes spectra of vectors."""
     network = networks.load(filename)
-    width = network.outputs[0].shape[-1]
-    networks.check_run(network, [(1, K)], [(1, width)], filename)
-    return network
+    model = keras.Model(network.inputs, network.outputs[:1])
+    width = model.outputs[0].shape[-1]
+    networks.check_run(model, [(1, K)], [(1, width)], filename)
+    return model
 
 
 # ------------------------------------------------------------------------------- main
