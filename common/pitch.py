@@ -269,8 +269,8 @@ INVENTED = 2  # and one the other way round this; it is heard less
 
 
 def pitch_cost(pitches, wanted, slack=0.0):
-    """Cost [...] of blocks [...][4] where the pitch ought to be `wanted` [4]: of the frames that are
-    voiced on both sides.  An error up to `slack` costs nothing.
+    """Cost [...] of blocks [...][4] where the pitch ought to be `wanted` [4]: of the frames that
+    are voiced on both sides.  An error up to `slack` costs nothing.
 
     Errors of 3 % and 0 in two voiced frames cost 1, whatever the voicing of the other two.
     """
