@@ -144,8 +144,8 @@ def check_options(args, error):
 
 # ---------------------------------------------------------------- speech files
 
-# what files with a header begin with (ftyp: m4a; 0&\xb2u: wma; \x1aE: webm), so that they are not
-# taken for raw samples
+# what files with a header begin with, so that they are not taken for raw samples; ftyp is m4a,
+# 0&\xb2u wma, \x1aE webm
 HEADER = re.compile(
     rb"RIF[FX]|RF64|riff\x2e\x91|FORM|\.snd|fLaC|OggS|ID3|caff|PK\x03\x04|.{4}ftyp"
     rb"|#!AMR|0&\xb2u|\x1aE\xdf\xa3",
@@ -420,8 +420,7 @@ def initial_pitch(x, start, previous):
     F[:, FIRST_BIN - 1 :] = np.square(lines).reshape(len(lines), 2, -1).sum(axis=1)
     best = FIRST_BIN + np.argmax(F[:, FIRST_BIN:], axis=1)
 
-    # one row for every fraction 1/q of the best bin that is not below the range: frames and q
-    # ascend
+    # one row for every fraction 1/q of the best bin that is in the range; frames and q ascend
     fractions = np.arange(2, LAST_BIN // FIRST_BIN + 1)
     frame, q = np.nonzero(best[:, None] // fractions >= FIRST_BIN)
     centre = best[frame] // fractions[q]
