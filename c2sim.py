@@ -644,14 +644,14 @@ def rate_L_to_K(Wo, L, A, kind=spectra.KINDS[20, FS_HZ]):
     return np.clip(vectors, *codec2_model.DB_RANGE).astype(F32)
 
 
-def sharpened(vectors, hz):
-    """Post filter of vectors [n][K] that come from a file: peaks up and valleys down by 1.5, same
-    energy.
+def sharpened(vectors, hz, factor=1.5):
+    """Post filter of vectors [n][K] that come from a file: peaks up and valleys down by a factor,
+    same energy.
     """
     mean = vectors.mean(axis=1, dtype=np.float64, keepdims=True)
     emphasis = 20 * np.log10(hz / 300)
     before = vectors - mean + emphasis
-    after = 1.5 * before
+    after = factor * before
     gain = 10 * np.log10(np.sum(10 ** (after / 10), 1) / np.sum(10 ** (before / 10), 1))[:, None]
     return after - gain - emphasis + mean
 

@@ -71,7 +71,7 @@ def parse_args(argv=None):
             parser.error("--indexin goes with --testout")
         senders = "gain nb_samples indexout vqout mbest lookahead stages frame noplots plot_dir"
         for name in senders.split():
-            if getattr(args, name) not in (None, False):
+            if getattr(args, name) is not parser.get_default(name):
                 parser.error(f"--{name} has no effect with --indexin")
     if args.noplots and not (args.plot_dir is None and args.frame is None):
         parser.error("--plot_dir and --frame have no effect with --noplots")

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 
 from common import plumbing, spectra
+from common.plumbing import FormatError
 
 PER_PAGE = 16  # vectors, in four rows and columns
 PAGES_WITHOUT_DISPLAY = 10  # PNG files that nobody asked for; a long file has thousands of pages
@@ -29,6 +30,22 @@ FILM_DPI = 70
 KEYS = "any key or n: next page, b: back, q or a click: end"
 
 
+def pyplot():
+    """matplotlib.pyplot.  FormatError when a matplotlibrc or MPLBACKEND keeps it from starting."""
+    try:
+        import matplotlib.pyplot
+
+        matplotlib.pyplot.close(matplotlib.pyplot.figure())
+        matplotlib.rcParams["text.usetex"] = False  # not every machine has LaTeX
+    except ImportError:
+        raise
+    except Exception as error:  # Matplotlib raises many exception types
+        why = " ".join(str(error).split())[:200]
+        advice = "mend or remove matplotlibrc, or set MPLBACKEND=Agg"
+        raise FormatError(f"Matplotlib does not start: {why}: {advice}") from None
+    return matplotlib.pyplot
+
+
 def save_picture(fig, name, plot_dir, save):
     """Let save(file name) write a picture in plot_dir, unless `fig` is in a window.  True when it
     is written.
@@ -46,7 +63,7 @@ def show(figures, plot_dir):
     """Show figures {name: figure} in windows and wait until they are closed, or write them to PNG
     files.
     """
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     for name, fig in figures.items():
         if save_picture(fig, f"{name}.png", plot_dir, fig.savefig):
@@ -92,7 +109,7 @@ def page_through(draw, nb_pages, name, plot_dir, first=0):
     click on the page or closing its window ends.  With a plot_dir all pages become PNG files, and
     without a display the first ones.
     """
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     pager = Pager(plt.figure(figsize=(12, 8)), draw, nb_pages)
     if plot_dir is None and pager.fig.canvas.required_interactive_framework:
@@ -145,7 +162,7 @@ class Pager:
             self.end()
 
     def end(self):
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         plt.close(self.fig)
 
@@ -259,7 +276,7 @@ def plot_sd(figures, numbers, frame_s=spectra.FRAME_S):
 
     numbers [u] are those of the frames in their file, frame_s the seconds from frame to frame.
     """
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     fig, (histogram, over_time) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
     bins = np.linspace(0, max(np.percentile(found.sd, 98) for found in figures.values()), 60)
@@ -292,7 +309,7 @@ def means_over_time(values, numbers, n):
 
 def plot_losses(losses, labels, ylabel):
     """Losses [epochs][curves] over the epochs of a training, which may have none."""
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     from matplotlib.ticker import MaxNLocator
 
     fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")

@@ -165,3 +165,43 @@ def trained(sample, tmp_path_factory):
     network, plots = folder / "ampnn.keras", folder / "plots"
     options = ("--Wo", "--epochs", 2, "--plot_dir", plots, "--nnout", network, "--test", *sample)
     return folder, figures(call(eband_train, *sample, *options))
+
+
+# ---------------------------------------------------------------- quantisers
+
+
+def speech_like(n, K=14, seed=0):
+    """Random vectors [n][K] in dB with about the level, shape and smoothness of speech."""
+    rng = np.random.default_rng(seed)
+    walk = np.cumsum(rng.normal(0, 3, (n, K)), axis=0)
+    return np.float32(40 + 15 * np.sin(walk / 15) - np.arange(K))
+
+
+def write_quantiser(filename, dec=2, K=14, stages=2, M=16, **changed):
+    """An archive of an untrained quantiser whose vectors reach into the frames of their neighbours.
+
+    Codewords and baseline are random vectors of speech_like().
+    """
+    import keras
+
+    from common import networks, spectra
+
+    keras.utils.set_random_seed(1)
+    x, dim, layers = speech_like(640 * dec, K, seed=1), 4 * dec, keras.layers
+    frames = keras.Input((None, K))
+    hidden = layers.Rescaling(1 / 15, -35 / 15)(frames)
+    z = layers.Conv1D(dim, 2 * dec + 1, dec, padding="same")(hidden)
+    encoder = keras.Model(frames, z, name="encoder")
+    z = keras.Input((None, dim))
+    hidden = layers.Conv1DTranspose(K, 2 * dec + 1, dec, padding="same")(z)
+    decoder = keras.Model(z, layers.Rescaling(15, 35)(hidden), name="decoder")
+    residual, codebooks = np.array(encoder(x[None])[0]), []
+    for stage in range(stages):
+        codebooks.append(residual[stage * M : (stage + 1) * M] * 0.5**stage)
+    kmeans = np.stack([x[stage * M : (stage + 1) * M] * 0.5**stage for stage in range(stages)])
+    kmeans[1:] -= kmeans[1:].mean(axis=1, keepdims=True)
+    options = {"script": "mine", "eband_K": K, "Fs": 8000, "dec": dec, "vq_stages": stages}
+    options |= {"num_embedding": M, "embedding_dim": dim, "lower": 10} | changed
+    arrays = {"kmeans": kmeans, "shape": spectra.shape_statistics(x)}
+    networks.save_quantiser(encoder, decoder, codebooks, None, options, filename, **arrays)
+    return filename

@@ -119,11 +119,22 @@ def test_bad_input_is_refused(sample, options, word):
         ebanddec_train.load(args)
 
 
-@pytest.mark.parametrize("options", ["", "--dec 0", "--dec 1.5", "--dec 2 --Wo"])
-def test_usage_errors(options):
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ("", "--dec"),
+        ("--dec 0", "--dec"),
+        ("--dec 1.5", "--dec"),
+        ("--dec 2 --Wo", "--Wo"),
+        ("--dec 2 --frames 30,31", "--frames is gone: --frame F plots the frames from F on"),
+        ("--dec 2 --removemean", "--removemean is gone: the network never sees the level"),
+    ],
+)
+def test_usage_errors(options, word, capsys):
     with pytest.raises(SystemExit) as error:
         ebanddec_train.parse_args(["x.f32", "x.model", *options.split()])
     assert error.value.code == 2
+    assert word in capsys.readouterr().err
 
 
 def test_command_line(run, sample, tmp_path):
