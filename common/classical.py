@@ -1,7 +1,7 @@
 """The strongest quantiser that we know without a neural network: predictive multi-stage VQ.
 
-Blocks of `dec` frames, minus their mean, are turned by a KLT into vectors u[t].  A linear prediction
-from the decoded vector before is subtracted, the rest is quantised in stages: u_hat[t] =
+Blocks of `dec` frames, minus their mean, are turned by a KLT into vectors u[t].  A linear
+prediction from the decoded vector before is subtracted, the rest is quantised in stages: u_hat[t] =
 u_hat[t − 1] @ predictor + one codeword per stage.  A linear least-squares smoother makes the frames
 of a block of its vector and the vectors next to it.  There are no gradients: the predictor and the
 smoother are ridge regressions, the codebooks k-means, on vectors that were coded in closed loop.
@@ -13,15 +13,15 @@ import math
 
 import numpy as np
 
-DIM = 56  # vectors have this many values at most; the others are left to the smoother
+DIM = 48  # vectors have this many values at most; bits for more of them would be wasted
 CHAIN = 100  # blocks that are coded one after the other in training
-BLOCKS = 100_000  # that each round of the training sees
-KMEANS = 8  # passes of k-means for each stage of the first codebooks
+BLOCKS = 40_000  # that each round of the training sees
+KMEANS = 6  # passes of k-means for each stage of the first codebooks
 ROUNDS = 8  # of coding, fitting the predictor and the codebooks
 JOINT = 3  # passes over the stages in each round
 PATHS = 4  # that the search in training keeps
 M_BEST = 8  # partial sums, of all paths together, that it carries from stage to stage
-PRIOR = 5  # vectors that the old codeword stands for when a new one is the mean of its vectors
+PRIOR = 5  # vectors that an old codeword counts as in the first round, twice that in the second …
 QUIET = 0.02  # weight of a block without counted frames
 NEIGHBOURS = 1  # blocks each side that the smoother looks at
 LARGEST_GROWTH = 0.98  # of an error of the predictor, per vector; smaller with enough speech
@@ -96,7 +96,8 @@ def train(x, counted, dec, stages, M, rng, filtered=None, report=print):
     u = v @ klt  # [chains][blocks][dim]
     predictor = stable(regression(u[:, :-1], u[:, 1:], weight[:, 1:]))
     r = (u[:, 1:] - u[:, :-1] @ predictor).reshape(-1, u.shape[2])
-    some = rng.choice(len(r), min(BLOCKS, len(r)), False, weight[:, 1:].ravel() / weight[:, 1:].sum())
+    share = weight[:, 1:].ravel() / weight[:, 1:].sum()
+    some = rng.choice(len(r), min(BLOCKS, len(r)), False, share)
     codebooks = kmeans_stages(r[some], stages, M, rng)
     for number in range(ROUNDS):
         chains = rng.permutation(len(u))[: BLOCKS // CHAIN]
@@ -106,7 +107,8 @@ def train(x, counted, dec, stages, M, rng, filtered=None, report=print):
         report(f"classical round {number + 1}: {sd:.2f} dB²")
         predictor = stable(regression(u_hat[:, :-1], target[:, 1:], w[:, 1:]))
         r = target[:, 1:] - u_hat[:, :-1] @ predictor
-        codebooks = update(r, indices[:, 1:], w[:, 1:], codebooks, rng)
+        prior = PRIOR * (number + 1)
+        codebooks = update(r, indices[:, 1:], w[:, 1:], codebooks, prior, rng)
     predictor = np.float32(np.float16(predictor))
     arrays = pack(mean, klt, predictor, codebooks, np.zeros(0))
     chains = rng.permutation(len(u))[: BLOCKS // CHAIN]
@@ -147,12 +149,13 @@ def nearest(x, codebook, block=8192):
     return np.concatenate([part.argmax(axis=1) for part in parts])
 
 
-def means(x, index, weight, old):
-    """Codewords [M][dim]: the weighted mean of the x [n][dim] with each index, and of the old one."""
-    total = np.full(len(old), PRIOR, np.float32)
+def means(x, index, weight, old, prior):
+    """Codewords [M][dim]: the weighted mean of the x [n][dim] with each index and of the old one,
+    which counts as `prior` vectors."""
+    total = np.full(len(old), prior, np.float32)
     total += np.bincount(index, weight, len(old)).astype(np.float32)
     order = np.argsort(index, kind="stable")
-    sums = PRIOR * old
+    sums = prior * old
     used, start = np.unique(index[order], return_index=True)
     sums[used] += np.add.reduceat((x * weight[:, None])[order], start, axis=0)
     return sums / total[:, None]
@@ -164,24 +167,24 @@ def kmeans_stages(x, stages, M, rng):
     for _ in range(stages):
         codebook = x[rng.choice(len(x), M, replace=len(x) < M)]
         for _ in range(KMEANS):
-            codebook = means(x, nearest(x, codebook), np.ones(len(x), np.float32), codebook)
+            codebook = means(x, nearest(x, codebook), np.ones(len(x), np.float32), codebook, 1)
         codebooks.append(codebook)
         x = x - codebook[nearest(x, codebook)]
     return np.stack(codebooks)
 
 
-def update(r, indices, weight, codebooks, rng):
+def update(r, indices, weight, codebooks, prior, rng):
     """Codebooks that fit residuals r [chains][blocks][dim] coded as indices better, in passes over
     the stages; codewords that are hardly used move next to others."""
     stages, M, dim = codebooks.shape
     r, indices, weight = r.reshape(-1, dim), indices.reshape(-1, stages), weight.ravel()
-    codebooks = codebooks.copy()
+    old, codebooks = codebooks, codebooks.copy()
     error = r - sum(codebooks[stage][indices[:, stage]] for stage in range(stages))
     for _ in range(JOINT):
         for stage in range(stages):
             index = indices[:, stage]
             error += codebooks[stage][index]
-            codebooks[stage] = means(error, index, weight, codebooks[stage])
+            codebooks[stage] = means(error, index, weight, old[stage], prior)
             error -= codebooks[stage][index]
     for stage in range(stages):
         used = np.bincount(indices[:, stage], weight, M)
@@ -197,7 +200,8 @@ def code(u, weight, codebooks, predictor, paths=PATHS, m_best=M_BEST):
     M-algorithm over all chains at once; the cost of a path is its weighted squared error."""
     chains, blocks, dim = u.shape
     stages, M, _ = codebooks.shape
-    columns = [np.vstack([book.T, (book**2).sum(axis=1)]) for book in codebooks]
+    power = (codebooks**2).sum(axis=2, keepdims=True)
+    columns = np.concatenate([codebooks, power, np.ones_like(power)], axis=2).transpose(0, 2, 1)
     u_hat, cost = np.zeros((chains, 1, dim), np.float32), np.zeros((chains, 1), np.float32)
     history = []
     for t in range(blocks):
@@ -206,12 +210,11 @@ def code(u, weight, codebooks, predictor, paths=PATHS, m_best=M_BEST):
         base, parent = cost / w, np.tile(np.arange(u_hat.shape[1]), (chains, 1))
         indices = np.zeros((*parent.shape, 0), np.int32)
         for stage in range(stages):
-            rows = np.concatenate([-2 * residual, np.ones_like(residual[..., :1])], axis=2)
-            scores = rows.reshape(-1, dim + 1) @ columns[stage]
-            scores = scores.reshape(chains, -1, M)
-            scores += (np.take_along_axis(base, parent, 1) + (residual**2).sum(axis=2))[..., None]
-            k = paths if stage + 1 == stages else m_best
-            best, score = smallest(scores.reshape(chains, -1), k)
+            power = np.take_along_axis(base, parent, 1) + (residual**2).sum(axis=2)
+            power = power[..., None]
+            rows = np.concatenate([-2 * residual, np.ones_like(power), power], axis=2)
+            scores = (rows.reshape(-1, dim + 2) @ columns[stage]).reshape(chains, -1)
+            best, score = smallest(scores, paths if stage + 1 == stages else m_best)
             row, index = best // M, best % M
             parent = np.take_along_axis(parent, row, 1)
             residual = np.take_along_axis(residual, row[..., None], 1) - codebooks[stage][index]
