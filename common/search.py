@@ -40,7 +40,7 @@ class Coder:
     z_hat[−1] = 0; without a predictor, the sum alone.
 
     The reaches are the first and last frame that z[t] depends on, and that it changes, counted from
-    its own first one.  They are measured; FormatError if they have no end.
+    its own first one.  They are measured where not given; FormatError if they have no end.
     """
 
     codebooks: np.ndarray  # float32 [stages][M][dim]
@@ -49,12 +49,14 @@ class Coder:
     K: int  # values per frame
     encode: Callable  # frames [b][v · dec][K] → vectors [b][v][dim]
     decode: Callable  # vectors [b][v][dim] → frames [b][v · dec][K]
-    encoder_reach: tuple = dataclasses.field(init=False)
-    decoder_reach: tuple = dataclasses.field(init=False)
+    encoder_reach: tuple | None = None
+    decoder_reach: tuple | None = None
 
     def __post_init__(self):
-        self.encoder_reach = find_encoder_reach(self.encode, self.dec, self.K)
-        self.decoder_reach = find_decoder_reach(self.decode, self.dec, self.dim)
+        if self.encoder_reach is None:
+            self.encoder_reach = find_encoder_reach(self.encode, self.dec, self.K)
+        if self.decoder_reach is None:
+            self.decoder_reach = find_decoder_reach(self.decode, self.dec, self.dim)
 
     @property
     def dim(self):

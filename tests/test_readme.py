@@ -60,7 +60,8 @@ def test_no_picture_that_no_page_shows():
 
 
 def test_length_and_targets():
-    assert len(README.split()) <= MAX_WORDS
+    words = [word for word in README.split() if re.search(r"\w", word)]  # no bars of tables
+    assert len(words) <= MAX_WORDS
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (demo|test|results|results-train|bench|lint)\b", README):
         assert f"\n{target}:" in makefile
