@@ -565,9 +565,9 @@ class Receiver:
 # ---------------------------------------------------------------- whole files
 
 
-def send(coder, x, **options):
+def send(coder, x, lookahead_ms=LOOKAHEAD_MS, **options):
     """Indices int32 [v][stages] of frames x [n][K], v = n / dec, rounded up; options of Sender."""
-    sender = Sender(coder, **options)
+    sender = Sender(coder, lookahead_ms, **options)
     return np.concatenate([sender.push(x), sender.flush()])
 
 
