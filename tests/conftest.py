@@ -176,30 +176,46 @@ def speech_like(n, K=14, seed=0):
 
 
 def write_quantiser(filename, dec=2, K=14, stages=2, M=16, **changed):
-    """An archive of an untrained quantiser whose vectors reach into the frames of their neighbours.
+    """An archive of a quantiser without training: principal axes of dec frames, and k-means.
 
-    Codewords and baseline are random vectors of speech_like().
+    Encoder and decoder smooth over three frames, so that vectors overlap; the fit is to
+    speech_like().  **changed are options that tell something else.
     """
     import keras
+    from scipy.cluster.vq import kmeans2, vq
 
     from common import networks, spectra
 
-    keras.utils.set_random_seed(1)
-    x, dim, layers = speech_like(640 * dec, K, seed=1), 4 * dec, keras.layers
+    x, dim, layers = speech_like(640 * dec, K, seed=1), 8 * dec, keras.layers
+    blocks = (x.reshape(-1, dec * K) - 35) / 15
+    axes = np.linalg.eigh(blocks.T @ blocks)[1][:, : -dim - 1 : -1]
+    smooth = np.array([0.05, 0.9, 0.05])[:, None, None] * np.eye(K)
     frames = keras.Input((None, K))
     hidden = layers.Rescaling(1 / 15, -35 / 15)(frames)
-    z = layers.Conv1D(dim, 2 * dec + 1, dec, padding="same")(hidden)
-    encoder = keras.Model(frames, z, name="encoder")
+    hidden = layers.Conv1D(K, 3, padding="same", use_bias=False, name="smooth")(hidden)
+    hidden = layers.Reshape((-1, dec * K))(hidden)
+    hidden = layers.Dense(dim, use_bias=False, name="axes")(hidden)
+    encoder = keras.Model(frames, hidden, name="encoder")
     z = keras.Input((None, dim))
-    hidden = layers.Conv1DTranspose(K, 2 * dec + 1, dec, padding="same")(z)
+    hidden = layers.Dense(dec * K, use_bias=False, name="axes")(z)
+    hidden = layers.Reshape((-1, K))(hidden)
+    hidden = layers.Conv1D(K, 3, padding="same", use_bias=False, name="smooth")(hidden)
     decoder = keras.Model(z, layers.Rescaling(15, 35)(hidden), name="decoder")
-    residual, codebooks = np.array(encoder(x[None])[0]), []
-    for stage in range(stages):
-        codebooks.append(residual[stage * M : (stage + 1) * M] * 0.5**stage)
-    kmeans = np.stack([x[stage * M : (stage + 1) * M] * 0.5**stage for stage in range(stages)])
-    kmeans[1:] -= kmeans[1:].mean(axis=1, keepdims=True)
+    for model, matrix in ((encoder, axes), (decoder, axes.T)):
+        model.get_layer("axes").set_weights([matrix])
+        model.get_layer("smooth").set_weights([smooth])
+
+    def fit(vectors):
+        codebooks = []
+        for _ in range(stages):
+            codebook, _ = kmeans2(vectors, vectors[:: len(vectors) // M][:M], minit="matrix")
+            codebooks.append(codebook)
+            vectors = vectors - codebook[vq(vectors, codebook)[0]]
+        return np.stack(codebooks)
+
     options = {"script": "mine", "eband_K": K, "Fs": 8000, "dec": dec, "vq_stages": stages}
     options |= {"num_embedding": M, "embedding_dim": dim, "lower": 10} | changed
-    arrays = {"kmeans": kmeans, "shape": spectra.shape_statistics(x)}
+    arrays = {"kmeans": fit(x), "shape": spectra.shape_statistics(x)}
+    codebooks = fit(blocks @ axes)
     networks.save_quantiser(encoder, decoder, codebooks, None, options, filename, **arrays)
     return filename
