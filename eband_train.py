@@ -230,7 +230,7 @@ def random_filter(bands, target, lines, Fs, rng):
 
 
 def energies_dB(spectrum, lines):
-    """Band energies [n][K] in dB of spectra [n][WIDTH] in dB."""
+    """Band energies [...][K] in dB of spectra [...][WIDTH] in dB."""
     return 10 * np.log10(10 ** (spectrum / 10) @ lines.T + 1e-30)  # 1e-30: for empty bands
 
 

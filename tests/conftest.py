@@ -157,12 +157,19 @@ def first_frames(pair, n, folder):
 @pytest.fixture(scope="session")
 def trained(sample, tmp_path_factory):
     """Folder with ampnn.keras of eband_train.py --Wo, trained for a moment; the figures printed."""
+    import tensorflow as tf
+
     import eband_train
 
     folder = tmp_path_factory.mktemp("trained")
     network, plots = folder / "ampnn.keras", folder / "plots"
     options = ("--Wo", "--epochs", 2, "--plot_dir", plots, "--nnout", network, "--test", *sample)
-    return folder, figures(call(eband_train, *sample, *options))
+    tf.config.run_functions_eagerly(True)  # what `eager` and `one_correction` do for a test
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eband_train, "CORRECTIONS", 1)
+        printed = call(eband_train, *sample, *options)
+    tf.config.run_functions_eagerly(False)
+    return folder, figures(printed)
 
 
 # ---------------------------------------------------------------- quantisers
