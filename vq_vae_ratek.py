@@ -40,7 +40,7 @@ KMEANS = 60_000  # vectors that k-means sees
 MEASURED = 3000  # frames of training and held-out part that their figures are of, at most
 PROGRESS = 2000  # held-out frames that the lines printed during a training are of, at most
 ALL_DB = -1000  # mean level above which frames count: all do
-MIN_FRAMES = 10  # of fewer, none is held out
+MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 
 def parse_args(argv=None):
@@ -52,10 +52,14 @@ def parse_args(argv=None):
     add = parser.add_argument
     number = {"type": plumbing.positive, "metavar": "N"}
     add("features", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
-    add("--test", metavar="F32", help="another file that is never trained on")
-    add("--eband_K", **number, default=14, help="values in a vector (default: 14)")
+    test_help = "another file, never trained on: the last figure and the plots are of it"
+    add("--test", metavar="F32", help=test_help)
+    K_help = "values in a vector (default: 14; 18 with --Fs 16000; 20 for newamp1)"
+    add("--eband_K", **number, default=14, help=K_help)
     Fs_help = "sample rate of the speech (default: 8000)"
     add("--Fs", type=plumbing.positive, default=spectra.FS_HZ, metavar="Hz", help=Fs_help)
+    gain_help = "features divided by this are log10(energy) (default: 10, for dB)"
+    add("--gain", type=plumbing.gain, default=10, metavar="G", help=gain_help)
     add("--nb_samples", **number, help="use the first N frames")
     add("--dec", **number, default=1, help="frames per quantised vector (default: 1)")
     add("--overlap", action="store_true", help="training vectors start at every frame")
@@ -65,38 +69,45 @@ def parse_args(argv=None):
     epochs_help = f"passes through the frames (default: as many as make {STEPS} steps)"
     add("--epochs", **number, help=epochs_help)
     seed_help = "the same seed gives the same network (default: 1)"
-    add("--seed", type=plumbing.natural, default=1, help=seed_help)
+    add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
     nnout_help = f"write the network here (default: {NAME}.keras)"
     nnout = f"{NAME}.keras"
     add("--nnout", type=plumbing.keras_file, default=nnout, metavar="NET", help=nnout_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
+    for name in ("--nnin", "--indexin", "--indexout", "--testout", "--vqout"):
+        add(name, action=plumbing.Gone, const="vq_out.py has it, for a trained network")
     args = parser.parse_args(argv)
     if (args.eband_K, args.Fs) not in spectra.KINDS:
-        parser.error(spectra.unknown_kind(args.eband_K, args.Fs))
+        known = f"known are {spectra.kinds_in_words()}"
+        add_one = "another kind is a row of KINDS in common/spectra.py"
+        parser.error(f"--eband_K {args.eband_K}, --Fs {args.Fs}: {known}; {add_one}")
     args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
     for name, allowed in networks.QUANTISER_OPTIONS.items():
         if name in args and getattr(args, name) not in allowed:
             parser.error(f"--{name} must be {networks.in_words(allowed)}")
     if args.embedding_dim > args.dec * args.eband_K:
         parser.error("--embedding_dim must be at most --eband_K times --dec")
+    if args.noplots and args.plot_dir is not None:
+        parser.error("--plot_dir has no effect with --noplots")
     return args
 
 
 def load(args):
     """{"train", "held-out"} and, with --test, {"test"}: rate K vectors [n][K] in dB."""
-    plot_dir = None if args.noplots else args.plot_dir
-    plumbing.check_outputs([args.nnout], [args.features, args.test], plot_dir)
-    x = codec2_model.read_rate_K(args.features, args.eband_K, max_nb_samples=args.nb_samples)
+    plumbing.check_outputs([args.nnout], [args.features, args.test], args.plot_dir)
+    x = codec2_model.read_rate_K(args.features, args.eband_K, args.gain, args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before vectors overlap
-    needed = max(MIN_FRAMES, args.dec * args.num_embedding)
-    if nb_train < needed:
-        why = f"{nb_train} frames to train on, --num_embedding {args.num_embedding} needs {needed}"
-        advice = f"more speech, or --num_embedding {max(nb_train // args.dec, 2)} or less"
-        raise FormatError(f"{args.features}: {why}: {advice}")
+    least = max(MIN_FRAMES, args.dec * args.num_embedding)
+    if nb_train < least:
+        seconds = math.ceil(least * spectra.FRAME_S / 0.9)
+        advice = f"expected {least}: give it {seconds} s of speech"
+        if nb_train >= MIN_FRAMES:
+            advice += f", or --num_embedding {2 ** int(np.log2(nb_train / args.dec))}"
+        raise FormatError(f"{args.features}: {nb_train} frames to train on, {advice}")
     data = {"train": x[:nb_train], "held-out": x[nb_train:]}
     if args.test:
-        data["test"] = codec2_model.read_rate_K(args.test, args.eband_K)
+        data["test"] = codec2_model.read_rate_K(args.test, args.eband_K, args.gain)
     return data
 
 

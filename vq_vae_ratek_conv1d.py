@@ -109,7 +109,8 @@ def parse_args(argv=None):
     add("--nnout", type=plumbing.keras_file, default=nnout, metavar="NET", help=nnout_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
-    for name in ("--nnin", "--indexin", "--indexout", "--testout", "--vqout", "--mbest"):
+    gone = "--nnin --indexin --indexout --testout --vqout --mbest --sweeps"
+    for name in gone.split():
         add(name, action=plumbing.Gone, const="vq_out.py has it, for a trained network")
     args = parser.parse_args(argv)
     if (args.eband_K, args.Fs) not in spectra.KINDS:
@@ -128,6 +129,8 @@ def parse_args(argv=None):
 def load(args):
     """{"train", "held-out"} and, with --test, {"test"}: rate K vectors [n][K] in dB."""
     plumbing.check_outputs([args.nnout], [args.features, args.test, args.start], args.plot_dir)
+    if args.start:
+        check_start(args)
     x = codec2_model.read_rate_K(args.features, args.eband_K, args.gain, args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before chunks overlap
     data = {"train": x[:nb_train], "held-out": x[nb_train:]}
@@ -147,12 +150,22 @@ def check_size(found, what, args):
     """FormatError if the frames found are too few to train on; `what` says how many."""
     least = max(MIN_FRAMES, args.dec * args.num_embedding)
     if found < least:
-        seconds = math.ceil(least * spectra.FRAME_S)
+        seconds = math.ceil(least * spectra.FRAME_S / 0.9)
         advice = f"expected {least}: give it {seconds} s of speech"
-        fewer = 2 ** int(np.log2(max(found // args.dec, 2)))
         if found >= MIN_FRAMES:
-            advice += f", or --num_embedding {fewer}"
+            advice += f", or --num_embedding {2 ** int(np.log2(found / args.dec))}"
         raise FormatError(f"{args.features}: {what}, {advice}")
+
+
+def check_start(args):
+    """FormatError unless the layers of the network --start fit."""
+    options = networks.read_quantiser_options(args.start)
+    for name in ("eband_K", "dec", "embedding_dim"):
+        if options[name] != getattr(args, name):
+            why = f"a network with {name} {options[name]}, expected {getattr(args, name)}"
+            raise FormatError(f"{args.start}: {why}")
+    if options.get("script") != NAME or "low_delay" not in options:
+        raise FormatError(f"{args.start}: expected a network that this script has trained")
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads

@@ -12,14 +12,23 @@ FILM = {"vq_vae_demo_2stage.gif", "vq_vae_demo_2stage.png"}
 
 def test_better_than_stage_by_stage(run, tmp_path):
     """The script as its user runs it."""
-    result = run("vq_vae_demo_2stage.py", "--epochs", 2, "--nb_samples", 30000, "--plot_dir", "plots")
+    result = run(
+        "vq_vae_demo_2stage.py", "--epochs", 2, "--nb_samples", 30000, "--plot_dir", "plots"
+    )
     assert result.returncode == 0, result.stderr
     assert not result.stderr
     values = figures(result.stdout)
     assert values["bits"] == 8
     assert float(values["last"]) == values["held-out variance after"]
-    assert values["Shannon bound"] < values["held-out variance after"] <= 0.013 < values["k-means, stage by stage"]
-    lines = dict(line.split(": ") for line in result.stdout.splitlines() if line.startswith("use of"))
+    assert (
+        values["Shannon bound"]
+        < values["held-out variance after"]
+        <= 0.013
+        < values["k-means, stage by stage"]
+    )
+    lines = dict(
+        line.split(": ") for line in result.stdout.splitlines() if line.startswith("use of")
+    )
     for stage in (1, 2):
         counts = np.array(lines[f"use of stage {stage}"].split()[:-1], int)
         assert len(counts) == values[f"codewords of stage {stage} in use"] == 16
@@ -39,7 +48,9 @@ def test_better_than_stage_by_stage(run, tmp_path):
 )
 def test_other_sizes(options, capsys, monkeypatch):
     """In this process, which has Keras already; the film is drawn, but not rendered."""
-    monkeypatch.setattr(script.plots, "show_film", lambda fig, draw, nb_pictures, *_: draw(nb_pictures - 1))
+    monkeypatch.setattr(
+        script.plots, "show_film", lambda fig, draw, nb_pictures, *_: draw(nb_pictures - 1)
+    )
     args = script.parse_args(["--num_embedding", *options, "--epochs", "1", "--nb_samples", "5000"])
     script.main(args, script.load(args))
     values = figures(capsys.readouterr().out)

@@ -86,7 +86,9 @@ def test_m_best_is_never_worse_than_greedy(stages):
     rng = np.random.default_rng(1)
     layer = quantizer_of(rng.normal(size=(stages, 16, 4)) * 0.5 ** np.arange(stages)[:, None, None])
     x = rng.normal(size=(500, 4)).astype(np.float32)
-    error = {m: np.mean((x - np.array(layer.decode(layer.search(x, m)[:, 0]))) ** 2) for m in (1, 16)}
+    error = {
+        m: np.mean((x - np.array(layer.decode(layer.search(x, m)[:, 0]))) ** 2) for m in (1, 16)
+    }
     assert error[16] < error[1] or (stages == 1 and error[16] == error[1])
 
 
@@ -94,13 +96,20 @@ def test_straight_through():
     """The gradient of the output goes to the input unchanged; that of the commitment loss is 2 beta (x − x_q) / dim."""
     layer = quantizer_of([[[0.0, 0.0], [1.0, 0.0]]])
     inputs = keras.Input((2,))
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, kernel_initializer="identity"), layer])
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(2, kernel_initializer="identity"), layer]
+    )
     model.compile(keras.optimizers.SGD(1.0), "mse")
     x, target = np.float32([[0.9, 0.0]]), np.float32([[0.0, 0.0]])
     before = model.layers[0].get_weights()[1]
     model.fit(x, target, verbose=0)
-    through, commitment = np.array([1.0, 0.0]), 0.25 * np.array([-0.1, 0.0])  # 2 (x_q − target) / 2, and so on
-    np.testing.assert_allclose(before - model.layers[0].get_weights()[1], through + commitment, atol=1e-6)
+    through, commitment = (
+        np.array([1.0, 0.0]),
+        0.25 * np.array([-0.1, 0.0]),
+    )  # 2 (x_q − target) / 2, and so on
+    np.testing.assert_allclose(
+        before - model.layers[0].get_weights()[1], through + commitment, atol=1e-6
+    )
     assert inputs.shape == (None, 2)
 
 
@@ -137,7 +146,9 @@ def test_reach(blocks, delay):
     for frame in range(94, 108):
         other = x.copy()
         other[frame] += 10
-        moved = np.flatnonzero(np.abs(vq_search.code(network, other, 0, args)[0] - z_e).max(axis=1) > 1e-5)
+        moved = np.flatnonzero(
+            np.abs(vq_search.code(network, other, 0, args)[0] - z_e).max(axis=1) > 1e-5
+        )
         assert all(2 * v + seen[0] <= frame <= 2 * v + seen[1] for v in moved)
     other = z.copy()
     other[50] += 1
@@ -177,7 +188,9 @@ def test_choose_agrees_with_trying_everything():
     x = speech_like(8)
     z = np.random.default_rng(4).normal(size=(4, 3, 8)).astype(np.float32)
     _, reach = vq_search.reaches(network, args)
-    chosen = vq_search.choose(z, lambda z: np.mean((x - vq_search.decode(network, z)) ** 2, axis=1), reach, 5, 2)
+    chosen = vq_search.choose(
+        z, lambda z: np.mean((x - vq_search.decode(network, z)) ** 2, axis=1), reach, 5, 2
+    )
 
     def error(numbers):
         return np.sum((x - vq_search.decode(network, z[np.arange(4), numbers])) ** 2)
@@ -197,7 +210,12 @@ def harmonics_of(x):
     target = np.random.default_rng(6).normal(0, 10, (len(x), 8)).astype(np.float16)
     target[::2, 3] = np.nan
     target[7] = np.nan  # silence
-    return {"vectors": x, "target": target, "Wo": np.full(len(x), 0.1, np.float32), "decoder": decoder}
+    return {
+        "vectors": x,
+        "target": target,
+        "Wo": np.full(len(x), 0.1, np.float32),
+        "decoder": decoder,
+    }
 
 
 def test_harmonic_error():
@@ -225,9 +243,14 @@ def test_refined_vectors_make_better_harmonics():
     before = [np.array(w) for w in (*network.get_weights(), *pair["decoder"].get_weights())]
     z_e = vq_search.code(network, x, 0, args)[0]
     z = vq_search.refine(z_e, network, pair)
-    sd = [vq_search.harmonic_error(vq_search.decode(network, vectors)[:201], pair).mean() for vectors in (z_e, z)]
+    sd = [
+        vq_search.harmonic_error(vq_search.decode(network, vectors)[:201], pair).mean()
+        for vectors in (z_e, z)
+    ]
     assert sd[1] < 0.98 * sd[0]
-    for weights, now in zip(before, (*network.get_weights(), *pair["decoder"].get_weights()), strict=True):
+    for weights, now in zip(
+        before, (*network.get_weights(), *pair["decoder"].get_weights()), strict=True
+    ):
         np.testing.assert_array_equal(weights, now)
 
 
@@ -276,7 +299,9 @@ def test_silence_does_not_choose():
 
 def test_classical_interpolation():
     """Frames that are not sent lie on straight lines; those after the last repeat it."""
-    args = script.parse_args(["x.f32", *SMALL, "--eband_K", "14", "--vq_stages", "1", "--num_embedding", "16"])
+    args = script.parse_args(
+        ["x.f32", *SMALL, "--eband_K", "14", "--vq_stages", "1", "--num_embedding", "16"]
+    )
     codebook = np.repeat(np.arange(16, dtype=np.float32)[:, None], 14, axis=1) * 10
     x = np.repeat(np.float32([0, 99, 20, 99, 80, 99])[:, None], 14, axis=1)
     x_hat = vq_search.code_classically(quantizer_of(codebook[None]), x, 0, args)
@@ -285,9 +310,14 @@ def test_classical_interpolation():
 
 def test_classical_search_is_never_worse():
     args = script.parse_args(["x.f32", *SMALL, "--eband_K", "14"])
-    quantizer = quantizer_of(script.kmeans_codebooks(speech_like(500), 5, args, np.random.default_rng(1)))
+    quantizer = quantizer_of(
+        script.kmeans_codebooks(speech_like(500), 5, args, np.random.default_rng(1))
+    )
     x = speech_like(300, seed=1)
-    plain, refined = (np.mean((x - vq_search.code_classically(quantizer, x, sweeps, args)) ** 2) for sweeps in (0, 2))
+    plain, refined = (
+        np.mean((x - vq_search.code_classically(quantizer, x, sweeps, args)) ** 2)
+        for sweeps in (0, 2)
+    )
     assert refined < plain
 
 
@@ -334,10 +364,21 @@ def trained(sample, tmp_path_factory):
     bands = codec2_model.read_rate_K(sample[0], 14)
     silence = np.full((301, 14), -150, np.float32)
     bands = np.concatenate([bands[:700], silence, bands[700:]])
-    bands = bands[: len(bands) - 1 + len(bands) % 2]  # an odd number: the last vector stands for one frame
+    bands = bands[
+        : len(bands) - 1 + len(bands) % 2
+    ]  # an odd number: the last vector stands for one frame
     codec2_model.write_rate_K(bands, folder / "bands.f32")
     names = {name: f"{folder}/n.{name}" for name in ("keras", "f32", "npy")}
-    files = ("--nnout", names["keras"], "--testout", names["f32"], "--indexout", names["npy"], "--vqout", f"{folder}/n")
+    files = (
+        "--nnout",
+        names["keras"],
+        "--testout",
+        names["f32"],
+        "--indexout",
+        names["npy"],
+        "--vqout",
+        f"{folder}/n",
+    )
     options = (*SMALL[:-1], "--plot_dir", f"{folder}/plots", "--test", f"{folder}/bands.f32")
     args = script.parse_args([f"{folder}/bands.f32", "--nb_samples", "2001", *options, *files])
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
@@ -359,27 +400,46 @@ def test_figures(trained):
     assert values["test frames"] == counted.sum() == len(x) - 301
     error = (x - x_hat)[counted]
     assert values["test network SD"] == pytest.approx(np.mean(error**2), abs=0.006)
-    assert values["test network variance"] == pytest.approx(np.mean(np.var(error, axis=1)), abs=0.006)
+    assert values["test network variance"] == pytest.approx(
+        np.mean(np.var(error, axis=1)), abs=0.006
+    )
     indices = np.load(folder / "n.npy")
     assert (indices.shape, indices.dtype) == ((-(-len(x) // 2), 2), np.int32)
     for stage in (0, 1):
         share = 100 * len(np.unique(indices[:, stage])) / 32
-        assert values[f"test codewords of stage {stage + 1} in use"] == pytest.approx(share, abs=0.06)
+        assert values[f"test codewords of stage {stage + 1} in use"] == pytest.approx(
+            share, abs=0.06
+        )
     assert values["test network SD"] < 0.6 * np.mean((x - x[counted].mean(axis=0))[counted] ** 2)
-    assert values["test classical VQ SD"] < 0.6 * np.mean((x - x[counted].mean(axis=0))[counted] ** 2)
+    assert values["test classical VQ SD"] < 0.6 * np.mean(
+        (x - x[counted].mean(axis=0))[counted] ** 2
+    )
 
 
 def test_plots(trained):
     folder, _ = trained
     names = {"training.gif", "training.png", "sd.png", "frames_1.png"}
-    assert {path.name for path in (folder / "plots").iterdir()} == {f"vq_vae_ratek_conv1d_{name}" for name in names}
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        f"vq_vae_ratek_conv1d_{name}" for name in names
+    }
 
 
 def test_receiver(trained, run, tmp_path):
     """Indices and network give the sender's output, byte for byte, with another number of threads."""
     folder, _ = trained
-    command = ("--nnin", folder / "n.keras", "--indexin", folder / "n.npy", "--testout", "received.f32")
-    result = run("vq_vae_ratek_conv1d.py", *command, env={"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"})
+    command = (
+        "--nnin",
+        folder / "n.keras",
+        "--indexin",
+        folder / "n.npy",
+        "--testout",
+        "received.f32",
+    )
+    result = run(
+        "vq_vae_ratek_conv1d.py",
+        *command,
+        env={"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"},
+    )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "received.f32").read_bytes() == (folder / "n.f32").read_bytes()
 
@@ -387,8 +447,17 @@ def test_receiver(trained, run, tmp_path):
 def test_sender_without_training(trained, tmp_path, capsys):
     """K, dec, stages and M come from the network; the codebooks in the files are those of the network."""
     folder, stdout = trained
-    files = ("--testout", f"{tmp_path}/again.f32", "--indexout", f"{tmp_path}/again.npy", "--vqout", f"{tmp_path}/n")
-    args = script.parse_args([f"{folder}/bands.f32", "--nnin", f"{folder}/n.keras", "--noplots", *files])
+    files = (
+        "--testout",
+        f"{tmp_path}/again.f32",
+        "--indexout",
+        f"{tmp_path}/again.npy",
+        "--vqout",
+        f"{tmp_path}/n",
+    )
+    args = script.parse_args(
+        [f"{folder}/bands.f32", "--nnin", f"{folder}/n.keras", "--noplots", *files]
+    )
     script.main(args, script.load(args))
     assert (tmp_path / "again.f32").read_bytes() == (folder / "n.f32").read_bytes()
     assert (tmp_path / "again.npy").read_bytes() == (folder / "n.npy").read_bytes()
@@ -407,7 +476,18 @@ def test_other_stages_and_vectors(stages, seeds, tmp_path, capsys):
     for seed in seeds:
         files = ("--nnout", f"{tmp_path}/n.keras", "--vqout", f"{tmp_path}/n", "--seed", seed)
         blocks = ("--blocks", "1") if stages == 1 else ()
-        options = ("--eband_K", "20", "--vq_stages", str(stages), *SMALL, *blocks, "--epochs", "1", "--sweeps", "1")
+        options = (
+            "--eband_K",
+            "20",
+            "--vq_stages",
+            str(stages),
+            *SMALL,
+            *blocks,
+            "--epochs",
+            "1",
+            "--sweeps",
+            "1",
+        )
         args = script.parse_args([f"{tmp_path}/x.f32", *options, *files])
         script.main(args, script.load(args))
         networks.append([(tmp_path / f"n_{stage + 1}.f32").read_bytes() for stage in range(stages)])
@@ -417,7 +497,8 @@ def test_other_stages_and_vectors(stages, seeds, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "lie", [{"dec": 4}, {"vq_stages": 1}, {"num_embedding": 16}, {"embedding_dim": 4}, {"eband_K": 20}]
+    "lie",
+    [{"dec": 4}, {"vq_stages": 1}, {"num_embedding": 16}, {"embedding_dim": 4}, {"eband_K": 20}],
 )
 def test_network_that_is_not_what_its_options_tell(lie, tmp_path):
     network, args = small_network()
@@ -437,7 +518,9 @@ def test_refusals(trained, run, tmp_path):
     codec2_model.write_rate_K(np.full((200, 14), -150), tmp_path / "silent.f32")
     out = ("--testout", tmp_path / "out.f32")
     for name in ("alone", "large", "long"):
-        args = script.parse_args(list(map(str, ("--nnin", net, "--indexin", tmp_path / f"{name}.npy", *out))))
+        args = script.parse_args(
+            list(map(str, ("--nnin", net, "--indexin", tmp_path / f"{name}.npy", *out)))
+        )
         with pytest.raises(plumbing.FormatError, match=f"{name}.npy"):
             script.load(args)
     for arguments, words in (
