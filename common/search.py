@@ -145,8 +145,8 @@ def coder_of_classical(arrays):
         predictor=arrays["predictor"],
         dec=len(arrays["klt"]) // K,
         K=K,
-        encode=lambda frames: classical.encode(frames, arrays),
-        decode=lambda z: classical.decode(z, arrays),
+        encode=lambda frames: classical.encode(frames, arrays["mean"], arrays["klt"]),
+        decode=lambda z: classical.decode(z, arrays["mean"], arrays["smoother"]),
     )
 
 
@@ -251,20 +251,6 @@ def nearest_sums(x, codebooks, m_best, candidates=1):
         indices = ops.take_along_axis(indices, parent, axis=1)
         indices = ops.concatenate([indices, index[:, :, None]], axis=2)
     return indices
-
-
-def smallest(values, k):
-    """Numbers [k] of the k smallest of a NumPy array [N], or of all, the smallest first: largest()
-    for one row.
-    """
-    k = min(k, len(values))
-    groups = values.reshape(math.gcd(len(values), 32), -1)
-    nb_groups = min(k, groups.shape[1])
-    best = np.argpartition(groups.min(axis=0), nb_groups - 1)[:nb_groups]
-    members = groups[:, best].ravel()
-    number = np.argpartition(members, k - 1)[:k]
-    number = number[np.argsort(members[number], kind="stable")]
-    return number // nb_groups * groups.shape[1] + best[number % nb_groups]
 
 
 # ---------------------------------------------------------------- sender
@@ -470,7 +456,8 @@ class Sender:
             power = cost[parent] + (residual**2).sum(axis=1)
             rows = np.column_stack([-2 * residual, np.ones_like(power), power])
             costs = rows @ columns  # [rows][M]
-            best = smallest(costs.ravel(), self.tried if stage == last else self.m_best)
+            k = self.tried if stage == last else self.m_best
+            best = classical.smallest(costs.reshape(1, -1), k)[0]
             row, index = best // M, best % M
             parent = parent[row]
             residual = residual[row] - columns[:-2, index].T
