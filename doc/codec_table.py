@@ -85,7 +85,7 @@ def delay_ms(codec, samples, coded):
     """Whole delay of a live stream."""
     program, mode = codec.removeprefix("vq_").split("_")[:2]
     if program == "codec":
-        return vq_codec.RATES[int(mode)].delay_ms
+        return vq_codec.DELAY_MS
     lag_ms = demo.delay(samples, coded) * 1000 // demo.FS
     return CODEC2_BLOCK_MS.get(mode, 40) + lag_ms
 
