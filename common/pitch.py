@@ -308,7 +308,7 @@ class Sender:
     def push(self, pitches):
         """List of the indices, none or one, that are decided once this block [4] is known."""
         costs, blocks = self.extend(pitches)
-        best = np.argpartition(costs, KEPT, axis=None)[:KEPT]
+        best = np.sort(np.argpartition(costs, KEPT, axis=None)[:KEPT])  # of equal ones the first
         best = best[np.argsort(costs.ravel()[best], kind="stable")]
         extended, seen = [], set()
         for number in best:
