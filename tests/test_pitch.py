@@ -1,5 +1,5 @@
-"""common/pitch.py: the track of synthetic voices and of speech, its codes worked out by hand, sender
-and receiver.
+"""common/pitch.py: the track of synthetic voices and of speech, its codes worked out by hand,
+sender and receiver.
 """
 
 import numpy as np

@@ -94,9 +94,7 @@ def test_delay_is_what_help_says(coded):
         widths = script.widths(quantiser, rate)
         writer, reader = script.BitWriter(), script.BitReader(widths)
         encoder = script.Encoder(quantiser, sizes.pitch)
-        decoder = script.Decoder(
-            quantiser, sizes.pitch, script.load_amplitudes(script.DECODER)
-        )
+        decoder = script.Decoder(quantiser, sizes.pitch, script.load_amplitudes(script.DECODER))
         heard = latest = 0
         for number, samples in enumerate(script.file_blocks(speech)):
             data = b"".join(writer.push(group, widths) for group in encoder.push(samples))
@@ -110,7 +108,8 @@ def test_delay_is_what_help_says(coded):
 def test_a_pipe_with_pauses_carries_the_same_bits_and_speech(coded):
     command = [sys.executable, ROOT / "vq_codec.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    wav = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data\xff\xff\xff\xff"
+    wav = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0"
+    wav += b"data\xff\xff\xff\xff"
     speech = (coded / "speech.raw").read_bytes()
     with subprocess.Popen([*command, "enc", "700", "-", "-"], **pipes) as sender:
         for piece in (wav, speech[:1001], speech[1001:20000], speech[20000:]):
@@ -168,7 +167,7 @@ def test_other_networks_are_refused(coded):
     with pytest.raises(FormatError, match="another network"):
         decode(coded, bytes(data))
     other = script.NETWORKS / script.RATES[1300].network
-    with pytest.raises(FormatError, match="44 bits per vector, expected .* 22 bits"):
+    with pytest.raises(FormatError, match=r"44 bits per vector, expected .* 22 bits"):
         call(script, "enc", 700, coded / "speech.raw", coded / "x.bit", "--net", other)
     assert not (coded / "x.bit").exists()
 

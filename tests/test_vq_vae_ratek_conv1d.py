@@ -1,12 +1,12 @@
 """vq_vae_ratek_conv1d.py: quantiser, random filters, analysis by synthesis, sender and receiver; the command line."""
 
-import codec2_model
-import plumbing
-import vq_search
-import vq_vae_ratek_conv1d as script
-
 import numpy as np
+import plumbing
 import pytest
+import vq_search
+
+import codec2_model
+import vq_vae_ratek_conv1d as script
 from conftest import assert_refused, figures
 
 keras = script.keras
