@@ -72,7 +72,7 @@ def train(capsys, *options):
 
 
 def test_straight_through():
-    """The output's gradient arrives at the encoder output as it is, and not at all at the codebook."""
+    """The gradient of the output arrives at the encoder as it is, at the codebook not at all."""
     weigh = np.float32([[2, -3], [5, 7]])
     to_encoder, to_codebook = gradients(
         quantizer([A, B, C]), X, lambda output, _: tf.reduce_sum(output * weigh)
@@ -145,7 +145,7 @@ def test_shannon_bound(capsys, monkeypatch):
 
 
 def test_entropy_power_of_qpsk_by_integration():
-    """exp(2h)/(2πe), h the entropy of a value ±1 plus noise, is 4 times the variance of the noise."""
+    """exp(2h)/(2πe), h the entropy of ±1 plus noise, is 4 times the variance of the noise."""
     x, dx = np.linspace(-5, 5, 10001, retstep=True)
     bells = np.exp(-((x - [[-1], [1]]) ** 2) / (2 * script.NOISE_VARIANCE))
     density = bells.mean(axis=0) / np.sqrt(2 * np.pi * script.NOISE_VARIANCE)
