@@ -64,8 +64,9 @@ def candidates(frames):
     r = autocorrelation(centred * HANN) / OF_WINDOW
     left, middle, right = r[:, :-2], r[:, 1:-1], r[:, 2:]
     is_peak = (middle > left) & (middle >= right) & (middle > 0.1)
-    curve = np.where(is_peak, left - 2 * middle + right, -1)
-    shift = (left - right) / (2 * curve)  # of the top of a parabola through the three
+    curve = np.where(is_peak, np.minimum(left - 2 * middle + right, -1e-12), -1)
+    # of the top of a parabola through the three, which a single click makes equal but for rounding
+    shift = np.clip((left - right) / (2 * curve), -0.5, 0.5)
     strength = np.minimum(middle - (left - right) * shift / 4, 1)
     lag = (LAGS[1:-1] + np.where(is_peak, shift, 0)) / UPSAMPLED
     inside = is_peak & (lag >= FS_HZ / HIGH_HZ) & (lag <= FS_HZ / LOW_HZ)

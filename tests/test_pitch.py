@@ -47,6 +47,15 @@ def test_noise_and_silence_have_no_pitch():
     assert np.isnan(pitch.track(np.zeros(8000, np.int16))).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_click_has_no_pitch():
+    """Wherever it is in a frame: its autocorrelation is flat but for rounding."""
+    clicks = np.eye(pitch.WINDOW) * 14.0
+    strength, lag = pitch.candidates(clicks)
+    assert np.isfinite(lag).all()
+    assert not np.isnan(strength).any()
+
+
 def test_a_voice_begins_and_ends_where_it_does():
     # voice from sample 8000 to 16000: frames centred there have the numbers 101 to 201
     speech = noise(24000, 300)
