@@ -144,8 +144,8 @@ def check_options(args, error):
 
 # ---------------------------------------------------------------- speech files
 
-# what files with a header begin with (ftyp: m4a; 0&\xb2u: wma; \x1aE: webm), so that they are not
-# taken for raw samples
+# what files with a header begin with, so that they are not taken for raw samples; ftyp is m4a,
+# 0&\xb2u wma, \x1aE webm
 HEADER = re.compile(
     rb"RIF[FX]|RF64|riff\x2e\x91|FORM|\.snd|fLaC|OggS|ID3|caff|PK\x03\x04|.{4}ftyp"
     rb"|#!AMR|0&\xb2u|\x1aE\xdf\xa3",
@@ -420,8 +420,7 @@ def initial_pitch(x, start, previous):
     F[:, FIRST_BIN - 1 :] = np.square(lines).reshape(len(lines), 2, -1).sum(axis=1)
     best = FIRST_BIN + np.argmax(F[:, FIRST_BIN:], axis=1)
 
-    # one row for every fraction 1/q of the best bin that is not below the range: frames and q
-    # ascend
+    # one row for every fraction 1/q of the best bin that is in the range; frames and q ascend
     fractions = np.arange(2, LAST_BIN // FIRST_BIN + 1)
     frame, q = np.nonzero(best[:, None] // fractions >= FIRST_BIN)
     centre = best[frame] // fractions[q]
@@ -644,14 +643,14 @@ def rate_L_to_K(Wo, L, A, kind=spectra.KINDS[20, FS_HZ]):
     return np.clip(vectors, *codec2_model.DB_RANGE).astype(F32)
 
 
-def sharpened(vectors, hz):
-    """Post filter of vectors [n][K] that come from a file: peaks up and valleys down by 1.5, same
-    energy.
+def sharpened(vectors, hz, factor=1.5):
+    """Post filter of vectors [n][K] that come from a file: peaks up and valleys down by a factor,
+    same energy.
     """
     mean = vectors.mean(axis=1, dtype=np.float64, keepdims=True)
     emphasis = 20 * np.log10(hz / 300)
     before = vectors - mean + emphasis
-    after = 1.5 * before
+    after = factor * before
     gain = 10 * np.log10(np.sum(10 ** (after / 10), 1) / np.sum(10 ** (before / 10), 1))[:, None]
     return after - gain - emphasis + mean
 

@@ -308,7 +308,7 @@ def main(args):
 
 def plot(F0_hz, L, A, voiced, frame, args):
     """F0 [n] in Hz over time, and the amplitudes of one frame."""
-    import matplotlib.pyplot as plt
+    plt = plots.pyplot()
 
     fig, (track, spectrum) = plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
     seconds = np.arange(len(F0_hz)) * args.frame_ms / 1000

@@ -56,9 +56,8 @@ def parse_args(argv=None):
     add("--frame", type=plumbing.natural, metavar="F", help=frame_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
-    known = "it is saved with the network"
-    for name in ("--eband_K", "--eband_start", "--gain"):
-        add(name, action=plumbing.Gone, const=known)
+    for name in ("--eband_K", "--eband_start", "--gain", "--removemean"):
+        add(name, action=plumbing.Gone, const="it is saved with the network")
     args = parser.parse_args(argv)
     if args.noplots and not (args.plot_dir is None and args.frame is None):
         parser.error("--plot_dir and --frame have no effect with --noplots")
@@ -70,18 +69,19 @@ def load(args):
 
     "options"  those of the network
     "dec"      frames that the network gives for one input
-    "inputs"   arrays [inputs][...] for the network
+    "inputs"   arrays for the network, one item for each of its inputs [n] or [n / dec]
     "used"     frames [u] that have a target
+    "frame_s"  seconds from frame to frame
     """
-    files = [args.network, args.features, args.model]
-    plumbing.check_outputs([args.modelout], files, args.plot_dir)
+    inputs = [args.network, args.features, args.model]
+    plumbing.check_outputs([args.modelout], inputs, args.plot_dir)
     options = read_options(args.network)
     if args.dec > 1 and options["input"] == "band pairs":
         own = f"a network with --dec {options['dec']} of its own"
         raise FormatError(f"{args.network}: {own}, expected no --dec")
-    data = load_pair(args.features, args.model, options)
-    data = {name: values[: args.nb_samples] for name, values in data.items()}
-    data["options"] = options
+    pair, frame_s = load_pair(args.features, args.model, options)
+    data = {name: values[: args.nb_samples] for name, values in pair.items()}
+    data["options"], data["frame_s"] = options, frame_s
     data["used"] = codec2_model.used_frames(data["target"], 1, args.model)
     if args.frame is not None and args.frame > data["used"][-1]:
         expected = f"expected 0 to {data['used'][-1]}"
@@ -115,19 +115,23 @@ def read_options(filename):
 
 
 def load_pair(features, model, options):
-    """What codec2_model.load_pair() gives of a pair of files."""
+    """What codec2_model.load_pair() gives of a pair of files; seconds from frame to frame."""
+    width, Fs, frame_s = options["width"], options["Fs"], spectra.FRAME_S
     if options["input"] == "newamp1":
-        vectors, _ = codec2_model.read_newamp1(features, codec2_model.count_items(model))
+        n = codec2_model.count_items(model)
+        vectors, quantised = codec2_model.read_newamp1(features, n)
+        if quantised is not None:  # a file of c2enc
+            frame_s = 4 * spectra.FRAME_S
     else:
         vectors = codec2_model.read_rate_K(features, options["eband_K"], options["gain"])
         vectors = vectors[:, options["eband_start"] :]
-    Fs = options["Fs"]
-    return codec2_model.load_pair(features, model, vectors, options["width"], F_CUTOFF * Fs / 2, Fs)
+    cutoff_hz = F_CUTOFF * Fs / 2
+    return codec2_model.load_pair(features, model, vectors, width, cutoff_hz, Fs), frame_s
 
 
 def warn_of_other_vectors(features, vectors, network):
     """Say so on stderr if vectors [n][K] are not like those that the network was trained on."""
-    statistics = networks.read_arrays(network).get("shape")  # not in networks of before 2027
+    statistics = networks.read_arrays(network).get("shape")  # older networks have none
     if statistics is None:
         return
     if statistics.shape != (2, vectors.shape[1]):
@@ -199,9 +203,8 @@ def evaluate(models, data, A_hat, filename):
         if not (estimates["network"] < MAX_DB).all():  # false for nan; silence may have −127 dB
             why = f"makes amplitudes that are not finite, or above {MAX_DB} dB"
             raise FormatError(f"{filename}: a network that {why}")
-        A_hat[frames] = spectra.from_bins(
-            estimates["network"], data["Wo"][frames], data["L"][frames]
-        )
+        Wo, L = data["Wo"][frames], data["L"][frames]
+        A_hat[frames] = spectra.from_bins(estimates["network"], Wo, L)
         return estimates
 
     return spectra.measure_blocks(data["target"], estimate_and_keep)
@@ -210,7 +213,8 @@ def evaluate(models, data, A_hat, filename):
 def plot(figures, models, data, args):
     """SD over time, and spectra."""
     used, sd, options = data["used"], figures["network"].sd, data["options"]
-    plots.show({f"{NAME}_sd": plots.plot_sd(figures, used)}, args.plot_dir)
+    fig = plots.plot_sd(figures, used, data["frame_s"])
+    plots.show({f"{NAME}_sd": fig}, args.plot_dir)
     shown = plots.frames_to_show(args.frame, used, sd, data["vectors"][used].mean(axis=1))
     titles = [f"frame {used[i]}: SD {sd[i]:.1f} dB²" for i in shown]
     records = codec2_model.read_frames(args.model, used[shown])

@@ -26,7 +26,7 @@ import numpy as np
 
 import codec2_model
 from common import networks, plots, plumbing, spectra
-from common.plumbing import FormatError
+from common.plumbing import FormatError, keras_file
 
 NAME = "eband_train"  # pictures are named after it
 WIDTH = 128  # output bins over 0…pi
@@ -71,11 +71,12 @@ def parse_args(argv=None):
     seed_help = "the same seed gives the same network (default: 1)"
     add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
     nnout_help = "write the network here (default: %(default)s)"
-    add("--nnout", type=plumbing.keras_file, default="ampnn.keras", metavar="NET", help=nnout_help)
+    add("--nnout", type=keras_file, default="ampnn.keras", metavar="NET", help=nnout_help)
     frame_help = "plot frames from F on (default: typical ones)"
     add("--frame", type=plumbing.natural, metavar="F", help=frame_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    add("--removemean", action=plumbing.Gone, const="the network never sees the level of a frame")
     args = parser.parse_args(argv)
     kind = spectra.KINDS.get((args.eband_K, args.Fs))
     if kind is None:
@@ -229,7 +230,7 @@ def random_filter(bands, target, lines, Fs, rng):
 
 
 def energies_dB(spectrum, lines):
-    """Band energies [n][K] in dB of spectra [n][WIDTH] in dB."""
+    """Band energies [...][K] in dB of spectra [...][WIDTH] in dB."""
     return 10 * np.log10(10 ** (spectrum / 10) @ lines.T + 1e-30)  # 1e-30: for empty bands
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 import codec2_model
 from common import networks, plots, plumbing, spectra
-from common.plumbing import FormatError
+from common.plumbing import FormatError, keras_file
 
 NAME = "ebanddec_train"  # pictures are named after it
 WIDTH = 128  # output bins over 0…pi
@@ -70,17 +70,13 @@ def parse_args(argv=None):
     seed_help = "the same seed gives the same network (default: 1)"
     add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
     nnout_help = "write the network here (default: %(default)s)"
-    add(
-        "--nnout",
-        type=plumbing.keras_file,
-        default="ampnn_dec.keras",
-        metavar="NET",
-        help=nnout_help,
-    )
+    add("--nnout", type=keras_file, default="ampnn_dec.keras", metavar="NET", help=nnout_help)
     frame_help = "plot frames from F on (default: typical ones)"
     add("--frame", type=plumbing.natural, metavar="F", help=frame_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    add("--removemean", action=plumbing.Gone, const="the network never sees the level of a frame")
+    add("--frames", action=plumbing.Gone, const="--frame F plots the frames from F on")
     args = parser.parse_args(argv)
     kind = spectra.KINDS.get((args.eband_K, args.Fs))
     if kind is None:
@@ -178,21 +174,21 @@ def build_network(dec, lines, offset):
     Untrained it is the baseline, lines [K][WIDTH] and offset [WIDTH] of fit_baseline(), and linear
     over time.
     """
-    pairs = keras.Input((2, len(lines)))
+    vectors = keras.Input((2, len(lines)))
     baseline = layers.Dense(dec * WIDTH, trainable=False)
-    y = baseline(layers.Flatten()(pairs))
+    y = baseline(layers.Flatten()(vectors))
     second = np.arange(dec) / dec  # weight of the second vector, frame by frame
     kernel = [np.kron(1 - second, lines), np.kron(second, lines)]
     baseline.set_weights([np.concatenate(kernel), np.tile(offset, dec)])  # [2 K][dec · WIDTH]
     y = layers.Reshape((dec, WIDTH), name="interpolation")(y)
-    x = (pairs - ops.mean(pairs, axis=2, keepdims=True)) / SCALE_DB  # the level does not matter
+    x = (vectors - ops.mean(vectors, axis=2, keepdims=True)) / SCALE_DB  # the level does not matter
     x = layers.Flatten()(x)
     x = layers.Dense(HIDDEN, activation="gelu")(x)
     for _ in range(2):
         x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
     x = layers.Dense(dec * WIDTH, kernel_initializer="zeros")(x)
     y = layers.Add()([y, layers.Reshape((dec, WIDTH))(x)])
-    return keras.Model(pairs, y, name=NAME)
+    return keras.Model(vectors, y, name=NAME)
 
 
 def random_filter(bands, target, lines, Fs, rng):

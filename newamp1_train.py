@@ -30,7 +30,7 @@ import numpy as np
 
 import codec2_model
 from common import networks, plots, plumbing, spectra
-from common.plumbing import FormatError
+from common.plumbing import FormatError, keras_file
 
 NAME = "newamp1_train"  # pictures are named after it
 K = len(spectra.NEWAMP1_HZ)  # values in a vector
@@ -47,6 +47,7 @@ CUTOFFS = 0.1  # probability of a low pass, and independently of a high pass, fo
 CUTOFF_DB = 20  # most that these take away
 MIN_FRAMES = 100  # fewest training frames that are accepted
 MIN_SD = 0.01  # dB², of the conventional decoder; rounding of the targets makes 0.0003
+MIN_SD_FRAMES = 1000  # that this is looked for in
 
 
 def parse_args(argv=None):
@@ -56,11 +57,8 @@ def parse_args(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "features",
-        metavar="FEATURES",
-        help="vectors [frames][20], or mlfeat [frames][201], float32",
-    )
+    features_help = "vectors, float32 [frames][20], or mlfeat records [frames][201]"
+    add("features", metavar="FEATURES", help=features_help)
     add("model", metavar="MODEL", help="model records of the same frames")
     test_help = "another pair, never trained on: the last figure and the plots are of it"
     add("--test", nargs=2, metavar=("F32", "MODEL"), help=test_help)
@@ -72,9 +70,7 @@ def parse_args(argv=None):
     seed_help = "the same seed gives the same network (default: 1)"
     add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
     nnout_help = "write the network here (default: %(default)s)"
-    add(
-        "--nnout", type=plumbing.keras_file, default="newamp1.keras", metavar="NET", help=nnout_help
-    )
+    add("--nnout", type=keras_file, default="newamp1.keras", metavar="NET", help=nnout_help)
     frames_help = "plot these frames, for example 300,310 (default: typical ones)"
     add("--frames", type=numbers, nargs="+", metavar="F", help=frames_help)
     add("--noplots", action="store_true", help="print figures only")
@@ -111,7 +107,7 @@ def load(args):
     missing = np.setdiff1d(args.frames, with_figure)
     if len(missing):
         expected = f"expected {with_figure[0]} to {with_figure[-1]}, and above --lower"
-        raise FormatError(f"{files[-1]}: no --frames {missing[0]:.0f} to plot, {expected}")
+        raise FormatError(f"{files[-1]}: no --frames {missing[0]} to plot, {expected}")
     return data
 
 
@@ -120,11 +116,13 @@ def load_pair(features, model, lower):
     n = codec2_model.count_items(model)
     vectors, quantised = codec2_model.read_newamp1(features, n)
     pair = codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ)
-    pair["target"][~spectra.is_counted(vectors, lower)] = np.nan
+    counted = spectra.is_counted(vectors, lower)
+    pair["target"][~counted] = np.nan
     if quantised is not None:
         pair["quantised"] = quantised
-    figures = spectra.measure_blocks(pair["target"], functools.partial(conventional, pair))
-    sd = figures["conventional"].sd
+    first = np.flatnonzero(counted)[:MIN_SD_FRAMES]
+    estimate = conventional(pair, first)["conventional"]
+    sd = spectra.measure(pair["target"][first], estimate).sd
     if len(sd) and sd.mean() < MIN_SD:
         found = f"holds the amplitudes that the conventional decoder makes of {features}"
         todo = f"write it in a call of its own: c2sim.py SPEECH --modelout {model}"

@@ -190,7 +190,7 @@ def measure(coder, numberings, indices, x, lower, args):
 
 def plot(found, args):
     """SD over the bit error rate."""
-    import matplotlib.pyplot as plt
+    plt = plots.pyplot()
 
     fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
     for name, sd in found.items():

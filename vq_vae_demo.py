@@ -188,7 +188,7 @@ def show_film(history, held, kmeans, bound, args):
 
     kmeans and bound are the distortions of k-means and of Shannon's bound.
     """
-    import matplotlib.pyplot as plt
+    plt = plots.pyplot()
 
     spaces = {"left": 0.06, "right": 0.98, "wspace": 0.24}
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8), gridspec_kw=spaces)

@@ -229,7 +229,7 @@ def show_film(history, held, kmeans, bound, args):
 
     kmeans and bound are the distortions of k-means and of Shannon's bound.
     """
-    import matplotlib.pyplot as plt
+    plt = plots.pyplot()
 
     spaces = {"left": 0.08, "right": 0.98, "bottom": 0.08, "top": 0.95}
     spaces |= {"wspace": 0.3, "hspace": 0.25}

@@ -535,7 +535,7 @@ def show_film(history, args):
 
     Its planes are the two principal axes at the end of the training.
     """
-    import matplotlib.pyplot as plt
+    plt = plots.pyplot()
 
     n = min(args.vq_stages, FILM_STAGES)
     fig, axes = plt.subplots(1, n + 1, figsize=(4.5 * (n + 1), 4.5), layout="constrained")

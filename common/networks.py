@@ -231,7 +231,7 @@ QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
 
 
 def read_quantiser_options(filename):
-    """The options of a quantiser: those above, and `lower`, the level in dB of frames that count."""
+    """The options of a quantiser: those above, and `lower`, dB above which frames count."""
     options = read_options(filename, {})
     if "Fs" not in options:
         why = "no quantiser, or an old network? Train it anew, or take one of networks/"

@@ -263,23 +263,30 @@ PATHS = 12
 KEPT = 60  # extended paths among which those with different states are looked for
 LAG = 3  # blocks between an index and the newest block that the search has seen
 SCALE = np.log2(1.03)  # octaves; a pitch that is 3 % off costs 1,
-MOST = 6  # one that is further off never more than this,
-WRONG_VOICING = 4  # and a frame that is voiced on one side only this
+MOST = 6  # one that is further off never more than this
+MISSED = 4  # a voiced frame that is decoded as unvoiced costs this,
+INVENTED = 2  # and one the other way round this; it is heard less
 
 
 def pitch_cost(pitches, wanted, slack=0.0):
-    """Cost [...] of blocks [...][4] where the pitch ought to be `wanted` [4]: frames that are voiced
-    on both sides.  An error up to `slack` costs nothing.
+    """Cost [...] of blocks [...][4] where the pitch ought to be `wanted` [4]: of the frames that
+    are voiced on both sides.  An error up to `slack` costs nothing.
 
     Errors of 3 % and 0 in two voiced frames cost 1, whatever the voicing of the other two.
     """
-    error = np.maximum(np.abs(np.nan_to_num(pitches - wanted)) - slack, 0)
-    return np.minimum((error / SCALE) ** 2, MOST).sum(axis=-1)
+    error = np.maximum(np.abs(pitches - wanted) - slack, 0)
+    return np.nansum(np.minimum((error / SCALE) ** 2, MOST), axis=-1)
 
 
 def voicing_cost(pitches, wanted):
-    """Cost [...] of the frames of blocks [...][4] that are voiced on one side only."""
-    return WRONG_VOICING * np.count_nonzero(np.isnan(pitches) != np.isnan(wanted), axis=-1)
+    """Cost [...] of the frames of blocks [...][4] that are voiced on one side only.
+
+    NaN, 7, 7, 7 for 7, 7, 7, NaN costs 4 + 2.
+    """
+    is_voiced, should_be = ~np.isnan(pitches), ~np.isnan(wanted)
+    missed = np.count_nonzero(~is_voiced & should_be, axis=-1)
+    invented = np.count_nonzero(is_voiced & ~should_be, axis=-1)
+    return MISSED * missed + INVENTED * invented
 
 
 class Path(NamedTuple):
@@ -300,15 +307,15 @@ class Sender:
 
     def push(self, pitches):
         """List of the indices, none or one, that are decided once this block [4] is known."""
-        costs, blocks = zip(*(self.extend(path, pitches) for path in self.paths), strict=True)
-        costs, blocks = np.array(costs), np.array(blocks)  # [paths][codes], [paths][codes][4]
-        best = np.argpartition(costs, KEPT, axis=None)[:KEPT]
+        costs, blocks = self.extend(pitches)
+        best = np.sort(np.argpartition(costs, KEPT, axis=None)[:KEPT])  # of equal ones the first
         best = best[np.argsort(costs.ravel()[best], kind="stable")]
         extended, seen = [], set()
         for number in best:
             parent, index = divmod(int(number), costs.shape[1])
             state = follow(self.paths[parent].state, blocks[parent, index])
-            key = (state.kind, state.first, round(np.nan_to_num(state.pitch) * 500))
+            nearby = 0 if state.kind == UNVOICED else round(state.pitch * 500)
+            key = (state.kind, state.first, nearby)
             if key not in seen and len(extended) < PATHS:
                 seen.add(key)
                 cost = costs[parent, index] - costs.ravel()[best[0]]
@@ -321,15 +328,21 @@ class Sender:
         """List of the indices that are left."""
         return list(self.paths[0].indices)
 
-    def extend(self, path, pitches):
-        """Costs [codes] of all indices after a path, and the blocks [codes][4] that they mean."""
-        blocks, before = self.codes.extend(path.state)
-        # where a voice begins, the next index will move its pitch by up to half a cell
-        slack = self.codes.half_cell if path.state.kind == UNVOICED else 0
-        cost = path.cost + voicing_cost(blocks, pitches) + pitch_cost(blocks, pitches, slack)
-        if before is not None:
-            cost += pitch_cost(before, self.wanted)
-        return cost, blocks
+    def extend(self, pitches):
+        """Costs [paths][codes] of all paths with all indices, and the blocks [paths][codes][4] that
+        these mean.
+        """
+        blocks, slack, cost = [], [], []
+        for path in self.paths:
+            meant, before = self.codes.extend(path.state)
+            blocks.append(meant)
+            # where a voice begins, the next index will move its pitch by up to half a cell
+            slack.append(self.codes.half_cell if path.state.kind == UNVOICED else 0)
+            late = 0 if before is None else pitch_cost(before, self.wanted)
+            cost.append(path.cost + np.broadcast_to(late, len(meant)))
+        blocks = np.array(blocks)
+        now = pitch_cost(blocks, pitches, np.array(slack)[:, None, None])
+        return np.array(cost) + now + voicing_cost(blocks, pitches), blocks
 
     def send(self):
         """The oldest index of the best path; paths that disagree are dropped."""

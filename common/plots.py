@@ -10,23 +10,36 @@ import warnings
 import numpy as np
 
 from common import plumbing, spectra
+from common.plumbing import FormatError
 
 PER_PAGE = 16  # vectors, in four rows and columns
 PAGES_WITHOUT_DISPLAY = 10  # PNG files that nobody asked for; a long file has thousands of pages
 FRAMES_PER_PAGE = 6
 TIME_POINTS = 400  # most that a curve over time has: thousands of frames would be a blot
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # do nothing alone
-MARGINS = {
-    "left": 0.06,
-    "right": 0.98,
-    "bottom": 0.08,
-    "top": 0.93,
-}  # Matplotlib needs 0.5 s to find them
+# Matplotlib needs 0.5 s to find them
+MARGINS = {"left": 0.06, "right": 0.98, "bottom": 0.08, "top": 0.93}
 WAVE_GAP = 1.2  # vertical distance of waveforms that are drawn together, in peaks of the original
 FILM_MS = 250  # of a picture of a film
 LAST_MS = 2000  # of the last one
 FILM_DPI = 70
 KEYS = "any key or n: next page, b: back, q or a click: end"
+
+
+def pyplot():
+    """matplotlib.pyplot.  FormatError when a matplotlibrc or MPLBACKEND keeps it from starting."""
+    try:
+        import matplotlib.pyplot
+
+        matplotlib.pyplot.close(matplotlib.pyplot.figure())
+        matplotlib.rcParams["text.usetex"] = False  # not every machine has LaTeX
+    except ImportError:
+        raise
+    except Exception as error:  # Matplotlib raises many exception types
+        why = " ".join(str(error).split())[:200]
+        advice = "mend or remove matplotlibrc, or set MPLBACKEND=Agg"
+        raise FormatError(f"Matplotlib does not start: {why}: {advice}") from None
+    return matplotlib.pyplot
 
 
 def save_picture(fig, name, plot_dir, save):
@@ -46,7 +59,7 @@ def show(figures, plot_dir):
     """Show figures {name: figure} in windows and wait until they are closed, or write them to PNG
     files.
     """
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     for name, fig in figures.items():
         if save_picture(fig, f"{name}.png", plot_dir, fig.savefig):
@@ -92,7 +105,7 @@ def page_through(draw, nb_pages, name, plot_dir, first=0):
     click on the page or closing its window ends.  With a plot_dir all pages become PNG files, and
     without a display the first ones.
     """
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     pager = Pager(plt.figure(figsize=(12, 8)), draw, nb_pages)
     if plot_dir is None and pager.fig.canvas.required_interactive_framework:
@@ -145,7 +158,7 @@ class Pager:
             self.end()
 
     def end(self):
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         plt.close(self.fig)
 
@@ -193,16 +206,16 @@ def plain(text):
 
 
 def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):
-    """Turn pages of six frames: amplitudes of the harmonics above, 20 ms of waveform below.
+    """Turn pages of six frames: amplitudes of the harmonics above, 160 samples of waveform below.
 
-    Model records [p], titles [p], and the estimates for them, {label: dB [p][width]}; the first one
-    is heard, too.
+    Model records [p], titles [p], and the estimates for them, {label: dB [p][width]}; waveforms are
+    those of the original and of the first estimate.
     """
-    amplitudes = {
-        label: spectra.from_bins(x, records["Wo"], records["L"]) for label, x in estimates.items()
-    }
+    Wo, L = records["Wo"], records["L"]
+    amplitudes = {label: spectra.from_bins(dB, Wo, L) for label, dB in estimates.items()}
     first = next(iter(amplitudes))
     time = np.arange(-80, 80)  # samples
+    time_ms = 1000 * time / Fs
 
     def draw_frame(i, spectrum, wave):
         record = records[i]
@@ -213,12 +226,9 @@ def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):
             spectrum.plot(hz, 20 * np.log10(A[m] + 1e-5), colour, label=label)
         harmonics = np.cos(np.outer(time, m) * record["Wo"] + record["phi"][m])
         original = harmonics @ record["A"][m]
-        wave.plot(1000 * time / Fs, original, "k")
-        wave.plot(
-            1000 * time / Fs,
-            harmonics @ amplitudes[first][i][m] - WAVE_GAP * np.abs(original).max(),
-            "C0",
-        )
+        estimate = harmonics @ amplitudes[first][i][m]
+        wave.plot(time_ms, original, "k")
+        wave.plot(time_ms, estimate - WAVE_GAP * np.abs(original).max(), "C0")
         spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)")
         spectrum.set_title(titles[i], fontsize=9)
         wave.set(xlabel="Time (ms)", ylabel="Signal", yticks=[])
@@ -236,8 +246,10 @@ def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):
 
 
 def typical_frames(sd, level, n=16):
-    """Numbers [n] of frames that show how good or bad a coder is: of the half of the frames with
-    the larger `level` [frames], those at even percentiles of SD [frames], 5 to 95 %.
+    """Numbers [n] of frames that show how good or bad a coder is.
+
+    Of the half of the frames with the larger `level` [frames], those at even percentiles of SD
+    [frames], 5 to 95 %.
     """
     loud = np.flatnonzero(level >= np.median(level))
     rank = np.rint(np.linspace(0.05, 0.95, n) * (len(loud) - 1)).astype(int)
@@ -245,9 +257,7 @@ def typical_frames(sd, level, n=16):
 
 
 def frames_to_show(first, numbers, sd, level):
-    """Places in `numbers` [frames] of the next 60 frames from number `first` on, or of typical ones
-    when it is None.
-    """
+    """Places in `numbers` [frames] of 60 frames from number `first` on, or of typical ones."""
     return typical_frames(sd, level) if first is None else np.flatnonzero(numbers >= first)[:60]
 
 
@@ -259,7 +269,7 @@ def plot_sd(figures, numbers, frame_s=spectra.FRAME_S):
 
     numbers [u] are those of the frames in their file, frame_s the seconds from frame to frame.
     """
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     fig, (histogram, over_time) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
     bins = np.linspace(0, max(np.percentile(found.sd, 98) for found in figures.values()), 60)
@@ -292,7 +302,7 @@ def means_over_time(values, numbers, n):
 
 def plot_losses(losses, labels, ylabel):
     """Losses [epochs][curves] over the epochs of a training, which may have none."""
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     from matplotlib.ticker import MaxNLocator
 
     fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")

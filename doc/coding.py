@@ -10,6 +10,7 @@ import concurrent.futures
 import functools
 import multiprocessing
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +33,8 @@ NETWORKS = ROOT / "networks"
 PROCESSES = 2
 LOWER_DB = 10  # frames with a larger mean count
 ANALYSIS_MS = 20  # of speech after the middle of a frame that c2sim.py looks at
-LOOKAHEADS_MS = (0, 40, 80, 160)  # of the curve over delay
-EVERY = 4  # every so many speakers for the curve, and for errors and conditions
+LOOKAHEADS_MS = (0, 80, 160)  # of the curve over delay
+EVERY = 5  # every so many speakers for the curve, and for errors and conditions
 CURVE = ("vq_K20_1100", "vq_K20_550")
 ROBUST = "vq_K20_1100"  # the network that errors and conditions are tried on
 CONDITIONS = (
@@ -281,12 +282,10 @@ CHAINS = (
     Chain("harmonics", "none, all harmonics", None, None, None),
     Chain("K20", "none, K = 20", None, None, "conventional"),
     Chain("K20_newamp1", "none, K = 20", None, None, "newamp1"),
-    Chain("K20_1100", "network, K = 20", "vq_K20_1100", "network", "conventional"),
-    Chain("K20_1100_newamp1", "network, K = 20", "vq_K20_1100", "network", "newamp1"),
-    Chain("K20_1100_classical", "classical, K = 20", "vq_K20_1100", "classical", "conventional"),
-    Chain("K20_550", "network, K = 20", "vq_K20_550", "network", "conventional"),
-    Chain("K20_550_newamp1", "network, K = 20", "vq_K20_550", "network", "newamp1"),
-    Chain("K20_550_classical", "classical, K = 20", "vq_K20_550", "classical", "conventional"),
+    Chain("K20_1100", "network, K = 20", "vq_K20_1100", "network", "newamp1"),
+    Chain("K20_1100_classical", "classical, K = 20", "vq_K20_1100", "classical", "newamp1"),
+    Chain("K20_550", "network, K = 20", "vq_K20_550", "network", "newamp1"),
+    Chain("K20_550_classical", "classical, K = 20", "vq_K20_550", "classical", "newamp1"),
     Chain("K14", "none, K = 14", None, None, "bands_Wo"),
     Chain("K14_1100", "network, K = 14", "vq_K14_1100", "network", "bands_Wo"),
     Chain("K14_1100_classical", "classical, K = 14", "vq_K14_1100", "classical", "bands_Wo"),
@@ -347,6 +346,77 @@ def interpolate_700C(sent, n):
     return measure.interpolate(sent, 4 * np.arange(len(sent)) + 3, n)
 
 
+# ---------------------------------------------------------------- whole codecs
+
+
+class Codec(NamedTuple):
+    """A whole codec: pitch, voicing, energy and spectrum are sent."""
+
+    name: str  # of the files; vq_codec_RATE or codec2_MODE
+    words: str
+    bit_rate: int
+    frame_ms: int  # speech that a group of bits stands for
+    errors: float = 0  # probability that a bit is wrong
+
+
+CODECS = (
+    Codec("vq_codec_700", "vq_codec.py 700", 700, 40),
+    Codec("codec2_700C", "Codec 2 700C", 700, 40),
+    Codec("codec2_1200", "Codec 2 1200", 1200, 40),
+    Codec("vq_codec_1300", "vq_codec.py 1300", 1300, 40),
+    Codec("codec2_1300", "Codec 2 1300", 1300, 40),
+    Codec("codec2_1600", "Codec 2 1600", 1600, 40),
+    Codec("codec2_2400", "Codec 2 2400", 2400, 20),
+    Codec("codec2_3200", "Codec 2 3200", 3200, 20),
+    Codec("vq_codec_700", "vq_codec.py 700, 1 % bit errors", 700, 40, 0.01),
+    Codec("codec2_700C", "Codec 2 700C, 1 % bit errors", 700, 40, 0.01),
+    Codec("vq_codec_1300", "vq_codec.py 1300, 1 % bit errors", 1300, 40, 0.01),
+)
+HEADER = 8  # bytes of a bit file of vq_codec.py, which errors leave alone
+
+
+def codecs():
+    """Those of CODECS that are on this machine."""
+    has_codec2 = shutil.which("c2enc") and shutil.which("c2dec")
+    return [codec for codec in CODECS if has_codec2 or codec.name.startswith("vq_codec")]
+
+
+def make_codec(folder, codec):
+    """Speech of one of CODECS, its PESQ and STOI and its delay.
+
+    {"quality": [pieces][2], "delay_ms"}.  Codec 2's delay is that of its output behind its input,
+    and a frame that has to be there before it is coded.
+    """
+    sources = [ROOT / file for file in ("vq_codec.py", "c2sim.py", "common/pitch.py")]
+    sources += [ROOT / "common" / "search.py", *sorted(NETWORKS.glob("*.keras"))]
+    is_ours = codec.name.startswith("vq_codec")
+    name = f"{codec.name}_{measure.key(*(sources if is_ours else []))}"
+    rate = codec.name.split("_")[-1]
+    bits, out = folder / f"{name}.bit", f"{name}_{codec.errors:g}"
+    if not bits.exists() and is_ours:
+        demo.run(folder, "vq_codec.py", "enc", rate, "speech.wav", f"{name}.bit")
+    elif not bits.exists():
+        demo.read_wav(folder / "speech.wav").tofile(folder / f"{name}.raw")
+        demo.run(folder, "c2enc", rate, f"{name}.raw", f"{name}.bit")
+    if not (folder / f"{out}.wav").exists():
+        sent = np.fromfile(bits, np.uint8)
+        header = HEADER if is_ours else 0
+        sent[header:] = measure.flip_bits(sent[header:, None], 8, codec.errors)[:, 0]
+        sent.tofile(folder / f"{out}.bit")
+        if is_ours:
+            demo.run(folder, "vq_codec.py", "dec", f"{out}.bit", f"{out}.wav")
+        else:
+            demo.run(folder, "c2dec", rate, f"{out}.bit", f"{out}.raw")
+            demo.write_wav(folder / f"{out}.wav", np.fromfile(folder / f"{out}.raw", "<i2"))
+    found = speech_quality(folder, out)
+    if is_ours:
+        import vq_codec
+
+        return {**found, "delay_ms": vq_codec.RATES[int(rate)].delay_ms}
+    speech = [demo.read_wav(folder / f"{file}.wav") for file in ("speech", out)]
+    return {**found, "delay_ms": round(demo.delay(*speech) * 1000 / measure.FS) + codec.frame_ms}
+
+
 # ---------------------------------------------------------------- work for two processes
 
 
@@ -357,14 +427,13 @@ def do(job):
 
 
 def curve_jobs():
-    """(network, which, look-ahead in ms) of the points of the curve over delay."""
+    """(network, which, look-ahead in ms) of the points of the curve over delay.
+
+    A network of low delay brings along the classical quantiser of the other one.
+    """
     names = [name for name in network_names() if name.startswith(CURVE)]
-    return [
-        (name, which, lookahead_ms)
-        for name in names
-        for which in ("network", "classical")
-        for lookahead_ms in LOOKAHEADS_MS
-    ]
+    curves = [(name, "network") for name in names] + [(name, "classical") for name in CURVE]
+    return [(*curve, lookahead_ms) for curve in curves for lookahead_ms in LOOKAHEADS_MS]
 
 
 def jobs_of(speech, part, conditions):
@@ -373,8 +442,11 @@ def jobs_of(speech, part, conditions):
     folder, part_folder = folder_of(speech), folder_of(part)
     coded = [("code", (folder, name, which)) for name in network_names() for which in both]
     chains = [("make_chain", (folder, chain)) for chain in CHAINS] if demo.can_score() else []
+    whole = [("make_codec", (folder, codec)) for codec in codecs()] if demo.can_score() else []
+    clean = [job for job in whole if not job[1][1].errors]
+    chains += [job for job in whole if job[1][1].errors]  # they need the bits of the clean ones
     if not conditions:
-        return [coded, chains]
+        return [coded + clean, chains]
     coded += [("code", (part_folder, *job)) for job in curve_jobs()]
     places = [part_folder, *conditions.values()]
     coded += [("code", (place, ROBUST, which)) for place in places for which in both]
@@ -384,7 +456,7 @@ def jobs_of(speech, part, conditions):
         for what, rates in (("bit errors", BIT_ERRORS), ("lost vectors", LOST))
         for rate in rates
     ]
-    return [list(dict.fromkeys(coded)), errors + chains]
+    return [list(dict.fromkeys(coded)) + clean, errors + chains]
 
 
 def work(lists):

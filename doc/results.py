@@ -38,6 +38,8 @@ PICTURES = ROOT / "doc"
 BOTH = ("network", "classical")
 LONGEST_MS = 400  # whole delay that the curve goes up to
 TABLES = (  # marks in README.md and doc/experiments.md
+    "codecs",
+    "codec differences",
     "network or classical",
     "quantisers",
     "differences",
@@ -203,12 +205,43 @@ def robust_table(part, conditions):
 # ---------------------------------------------------------------- speech
 
 
+def codec_table(speech):
+    """Whole codecs, by all that they send."""
+    folder, pieces = coding.folder_of(speech), measure.speakers_of_pieces(speech)
+    lines = []
+    for codec in coding.codecs():
+        found = coding.make_codec(folder, codec)
+        delay_ms = int(found["delay_ms"])
+        lines.append(
+            (codec.words, codec.bit_rate, delay_ms, *quality_cells(found["quality"], pieces))
+        )
+    head = ("codec", "bit/s", "delay, ms", "PESQ", "95 % interval", "STOI")
+    text = f"Test speech: {speech.words}; {len(pieces)} pieces of 8 s.\n\n"
+    return text + measure.table(head, *lines)
+
+
 def quality_cells(quality, pieces):
     """Cells of a table: PESQ, its interval, STOI; quality [pieces][2], NaN where silent."""
     spoken = ~np.isnan(quality[:, 0])
     pesq, stoi = quality[spoken].T
     spread = measure.interval(pesq, pieces[spoken])
     return float(pesq.mean()), spread, float(stoi.mean())
+
+
+def codec_difference_table(speech):
+    """PESQ of ours less that of the others, piece by piece, with intervals."""
+    folder, pieces = coding.folder_of(speech), measure.speakers_of_pieces(speech)
+    clean = [codec for codec in coding.codecs() if not codec.errors]
+    pesq = {codec: coding.make_codec(folder, codec)["quality"][:, 0] for codec in clean}
+    lines = []
+    for ours in clean:
+        for other in clean:
+            if ours.name.startswith("vq_codec") and other != ours:
+                difference = pesq[ours] - pesq[other]
+                spoken = ~np.isnan(difference)
+                spread = measure.interval(difference[spoken], pieces[spoken])
+                lines.append((ours.words, other.words, float(difference[spoken].mean()), spread))
+    return measure.table(("codec", "less", "difference of PESQ", "95 % interval"), *lines)
 
 
 def speech_table(speech):
@@ -326,6 +359,9 @@ def make_tables(speech, part, conditions, is_public):
         tables["differences"] = difference_table(rows)
         tables["errors and conditions"] = robust_table(part, conditions)
     if demo.can_score():
+        tables["codecs"] = codec_table(speech)
+        if not is_public:
+            tables["codec differences"] = codec_difference_table(speech)
         tables["speech"] = speech_table(speech)
         if shutil.which("c2enc") and not is_public:
             tables["bout"] = bout_table(speech)

@@ -1,4 +1,4 @@
-"""What the tests share: running a script as its user does, its figures and refusals, sample and reference data."""
+"""What the tests share: running a script as its user does, its figures and refusals, data."""
 
 import contextlib
 import functools
@@ -17,12 +17,11 @@ sys.path.insert(0, str(ROOT))
 
 import codec2_model
 
-MODULES = ("plumbing.py", "vq_search.py")  # that are no scripts
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name not in MODULES)
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
 def pytest_configure(config):
-    """No windows, neither in this process nor in those that it starts; one thread each, as there is one per core."""
+    """No windows, neither in this process nor in those that it starts; one thread each."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
     for warning in (
@@ -44,12 +43,10 @@ def run_in(folder, script, *arguments, **options):
 
 @pytest.fixture
 def usual_signals():
-    """Ctrl-C and a hangup have their usual effect here and in processes started: nohup and `&` make them ignored."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    """Ctrl-C has its usual effect: nohup and `&` make it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +59,7 @@ def no_keras(tmp_path_factory):
 
 @pytest.fixture
 def eager():
-    """Networks run operation by operation: compiling a small one takes longer than all it does in a test.
+    """Networks run operation by operation: compiling one takes longer than all it does in a test.
 
     Scripts in processes of their own compile theirs.
     """
@@ -86,9 +83,10 @@ def run(tmp_path):
 
 
 def figures(stdout):
-    """{name: value} of the lines `name: value unit` that a script has printed; "last" is the bare last line.
+    """{name: value} of the lines `name: value unit` of stdout; "last" is the bare last line.
 
-    Values are numbers where they can be, else the text behind the colon; of a name that comes twice, the last counts.
+    Values are numbers where they can be, else the text behind the colon; of a name that comes
+    twice, the last counts.
     """
     lines = [line.partition(": ") for line in stdout.splitlines()]
     values = {name: text for name, colon, text in lines if colon} | {
@@ -101,7 +99,7 @@ def figures(stdout):
 
 
 def assert_refused(result, *words, status=1):
-    """The script ended with this status and one line on stderr, after the usage when that was wrong (status 2)."""
+    """The script ended with this status and one line on stderr, after the usage for status 2."""
     lines = result.stderr.splitlines()
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stderr
@@ -159,12 +157,19 @@ def first_frames(pair, n, folder):
 @pytest.fixture(scope="session")
 def trained(sample, tmp_path_factory):
     """Folder with ampnn.keras of eband_train.py --Wo, trained for a moment; the figures printed."""
+    import tensorflow as tf
+
     import eband_train
 
     folder = tmp_path_factory.mktemp("trained")
     network, plots = folder / "ampnn.keras", folder / "plots"
     options = ("--Wo", "--epochs", 2, "--plot_dir", plots, "--nnout", network, "--test", *sample)
-    return folder, figures(call(eband_train, *sample, *options))
+    tf.config.run_functions_eagerly(True)  # what `eager` and `one_correction` do for a test
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eband_train, "CORRECTIONS", 1)
+        printed = call(eband_train, *sample, *options)
+    tf.config.run_functions_eagerly(False)
+    return folder, figures(printed)
 
 
 # ---------------------------------------------------------------- quantisers

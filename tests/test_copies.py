@@ -9,6 +9,8 @@ from conftest import ROOT
 COPIES = [  # name of a function, class or method; the scripts that have it
     ("sparse_loss", "eband_train newamp1_train"),
     ("fit_baseline", "eband_train ebanddec_train"),
+    ("load_pair", "eband_train ebanddec_train"),
+    ("energies_dB", "eband_train ebanddec_train"),
     ("VectorQuantizer", "vq_vae_demo vq_vae_ratek"),
     ("VectorQuantizer.decode", "vq_vae_demo_2stage vq_vae_ratek_conv1d"),
     ("VectorQuantizer.update_codebooks", "vq_vae_demo_2stage vq_vae_ratek_conv1d"),

@@ -130,7 +130,7 @@ def run_here(script, words, files):
     return module.load(args) if hasattr(module, "load") else module.main(args)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
     ("script", "words", "bad"), [(*row[:2], bad) for row in BAD_INPUTS for bad in row[2].split()]
 )

@@ -10,7 +10,7 @@ import pytest
 
 from common import plumbing
 from common.plumbing import FormatError
-from conftest import ROOT, SCRIPTS, assert_refused
+from conftest import ROOT, SCRIPTS, assert_refused, records, run_in
 
 # ---------------------------------------------------------------- whole files
 
@@ -243,3 +243,13 @@ def test_progress_tells_the_time_left(capsys, monkeypatch):
     progress.show(1, "loss 0.5")
     progress.show(4, "loss 0.1")
     assert capsys.readouterr().out == "\x1b[K" + "\r".join(lines)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_settings_of_matplotlib_that_do_not_work(tmp_path):
+    """After the figures have been printed: one line."""
+    records(3).tofile(tmp_path / "x.model")
+    env = {**os.environ, "MPLBACKEND": "nonsense"}
+    assert_refused(run_in(tmp_path, "codec2_model.py", "x.model", env=env), "Matplotlib does not")

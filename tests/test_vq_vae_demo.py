@@ -1,16 +1,18 @@
-"""vq_vae_demo.py: the quantiser's losses, gradients and search by hand; start in a corner; figures and film."""
+"""vq_vae_demo.py: the quantiser's losses, gradients and search by hand; start in a corner; figures
+and film.
+"""
 
 import signal
 import subprocess
 import sys
 
-import vq_vae_demo as script
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, figures
 from PIL import Image
+
+import vq_vae_demo as script
+from conftest import ROOT, figures
 
 keras = script.keras
 X = np.float32(
@@ -27,7 +29,9 @@ def quantizer(codebook, **options):
 
 
 def gradients(layer, x, value):
-    """Gradients of value(output, losses) for the encoder output x and for the codebook; 0 where there is none."""
+    """Gradients of value(output, losses) for the encoder output x and for the codebook; 0 where
+    there is none.
+    """
     x = tf.Variable(x)
     with tf.GradientTape() as tape:
         output = layer(x)
@@ -40,7 +44,9 @@ def gradients(layer, x, value):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Films are drawn, but not rendered: lists (limits of the axes …, title) are appended for every picture."""
+    """Films are drawn, but not rendered: lists (limits of the axes …, title) are appended for every
+    picture.
+    """
     pictures = []
 
     def show_film(fig, draw, nb_pictures, name, plot_dir):
@@ -66,7 +72,7 @@ def train(capsys, *options):
 
 
 def test_straight_through():
-    """The output's gradient arrives at the encoder output as it is, and not at all at the codebook."""
+    """The gradient of the output arrives at the encoder as it is, at the codebook not at all."""
     weigh = np.float32([[2, -3], [5, 7]])
     to_encoder, to_codebook = gradients(
         quantizer([A, B, C]), X, lambda output, _: tf.reduce_sum(output * weigh)
@@ -126,7 +132,9 @@ def test_decoded_indices_are_the_output_exactly():
 
 
 def test_shannon_bound(capsys, monkeypatch):
-    """1 / 16 for Gaussian vectors at 2 bits per dimension; all but the noise for qpsk at 1 bit per dimension."""
+    """1 / 16 for Gaussian vectors at 2 bits per dimension; all but the noise for qpsk at 1 bit per
+    dimension.
+    """
     monkeypatch.setattr(script, "HELD_OUT", 1000)
     options = ("--epochs", "1", "--nb_samples", "1000", "--noplots")
     assert train(capsys, *options)["Shannon bound"] == 0.0625
@@ -137,7 +145,7 @@ def test_shannon_bound(capsys, monkeypatch):
 
 
 def test_entropy_power_of_qpsk_by_integration():
-    """exp(2h)/(2πe), h the entropy of a value ±1 plus noise, is 4 times the variance of the noise."""
+    """exp(2h)/(2πe), h the entropy of ±1 plus noise, is 4 times the variance of the noise."""
     x, dx = np.linspace(-5, 5, 10001, retstep=True)
     bells = np.exp(-((x - [[-1], [1]]) ** 2) / (2 * script.NOISE_VARIANCE))
     density = bells.mean(axis=0) / np.sqrt(2 * np.pi * script.NOISE_VARIANCE)
@@ -180,7 +188,9 @@ def test_qpsk_finds_the_constellation(run, tmp_path, capsys):
 
 
 def test_codewords_walk_out_of_a_corner(capsys, drawn):
-    """They start where most vectors are far away, and end within 10 % of the usual start, all of them in use."""
+    """They start where most vectors are far away, and end within 10 % of the usual start, all of
+    them in use.
+    """
     usual = train(capsys, "--noplots", "--epochs", 10)
     corner = train(capsys, "--noplots", "--epochs", 25, "--start", "corner")
     assert corner["codewords in use"] == 16
@@ -209,7 +219,9 @@ def test_other_sizes(options, capsys, drawn):
 
 
 def test_film_keeps_its_plane(capsys, drawn):
-    """The axes have the same limits from the first picture to the last, and the title tells the epoch."""
+    """The axes have the same limits from the first picture to the last, and the title tells the
+    epoch.
+    """
     train(capsys, "--epochs", 6, "--nb_samples", 2000, "--start", "corner")
     *planes, titles = zip(*drawn, strict=True)
     assert all(len(set(plane)) == 1 for plane in planes)

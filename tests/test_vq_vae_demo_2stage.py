@@ -1,11 +1,11 @@
 """vq_vae_demo_2stage.py: what the second stage gains."""
 
-import vq_vae_demo_2stage as script
-
 import numpy as np
 import pytest
-from conftest import figures
 from PIL import Image
+
+import vq_vae_demo_2stage as script
+from conftest import figures
 
 FILM = {"vq_vae_demo_2stage.gif", "vq_vae_demo_2stage.png"}
 
@@ -59,7 +59,9 @@ def test_other_sizes(options, capsys, monkeypatch):
 
 
 def test_k_means_quantises_the_residual(capsys):
-    """Vectors that are sums of a far and a near step: codebook 1 finds the far ones, codebook 2 the near ones."""
+    """Vectors that are sums of a far and a near step: codebook 1 finds the far ones, codebook 2 the
+    near ones.
+    """
     rng = np.random.default_rng(1)
     x = np.float32(rng.choice([-10, 10], (1000, 1)) + rng.choice([-1, 1], (1000, 1)))
     options = ["--num_embedding", "2", "--embedding_dim", "1", "--epochs", "1", "--noplots"]
