@@ -18,16 +18,12 @@ SMALL = ("--num_embedding", "16", "--embedding_dim", "8", "--epochs", "2")
 
 @pytest.fixture(scope="module", autouse=True)
 def small_training():
-    """k-means of 2000 vectors instead of 60,000, of one round; figures of 200 frames; uncompiled."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
+    """k-means of 2000 vectors instead of 60,000, of one round; figures of 100 frames."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("KMEANS", 2000), ("ROUNDS", 3), ("MEASURED", 200)):
+        for name, value in (("KMEANS", 2000), ("ROUNDS", 3), ("MEASURED", 100), ("PICTURES", 2)):
             patch.setattr(script, name, value)
         patch.setattr(classical, "ROUNDS", 1)
         yield
-    tf.config.run_functions_eagerly(False)
 
 
 # ---------------------------------------------------------------- quantiser
@@ -121,7 +117,7 @@ def trained(tmp_path_factory):
     x = speech_like(900)
     x[500:600] = -150
     codec2_model.write_rate_K(x, folder / "x.f32")
-    codec2_model.write_rate_K(x[:150], folder / "test.f32")
+    codec2_model.write_rate_K(x[:80], folder / "test.f32")
     files = ("--nnout", folder / "n.keras", "--test", folder / "test.f32")
     options = (*SMALL, "--plot_dir", folder / "plots")
     return folder, figures(call(script, folder / "x.f32", *files, *options))
@@ -137,8 +133,8 @@ def test_figures(trained):
     assert sent["file network SD"] == values["test network SD"]
     assert sent["file classical VQ SD"] == values["test classical VQ SD"]
     assert sent["algorithmic delay"] == values["algorithmic delay"] + vq_out.ANALYSIS_MS
-    x = codec2_model.read_rate_K(folder / "test.f32", 14)
-    assert values["test classical VQ SD"] < 0.8 * np.mean((x - x.mean(axis=0)) ** 2)
+    # two steps are no training
+    assert values["test classical VQ SD"] < 0.9 * values["test network SD"]
 
 
 def test_archive(trained):
@@ -216,6 +212,7 @@ def test_finite_scalar_quantisation(tmp_path, monkeypatch):
         return keras.Model(frames, network.get_layer("decoder")(quantizer(encoder(frames))))
 
     monkeypatch.setattr(script, "build_network", build_network)
+    monkeypatch.setattr(vq_ber, "REPEATS", 1)
     codec2_model.write_rate_K(speech_like(400), tmp_path / "x.f32")
     net = tmp_path / "n.keras"
     sizes = ("--vq_stages", 8, "--embedding_dim", 8, "--num_embedding", 4, "--epochs", 3)
@@ -224,7 +221,7 @@ def test_finite_scalar_quantisation(tmp_path, monkeypatch):
     assert values["bits"] == 16
     assert (tmp_path / "plots" / "vq_vae_ratek_conv1d_training.gif").exists()
 
-    codec2_model.write_rate_K(speech_like(101), tmp_path / "y.f32")
+    codec2_model.write_rate_K(speech_like(61), tmp_path / "y.f32")
     outputs = ("--indexout", tmp_path / "y.npy", "--testout", tmp_path / "sent.f32", "--noplots")
     call(vq_out, net, tmp_path / "y.f32", *outputs)
     call(vq_out, net, "--indexin", tmp_path / "y.npy", "--testout", tmp_path / "received.f32")
