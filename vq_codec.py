@@ -48,12 +48,16 @@ class Rate(NamedTuple):
     spectrum: int
     pitch: int
     network: str
+    delay_ms: int  # sample in to sample out
 
 
-RATES = {700: Rate(22, 6, "vq_K20_550.keras"), 1300: Rate(44, 8, "vq_K20_1100.keras")}
-# sample in to sample out: 280 ms of the quantiser's layers, 80 of its search, 40 of the pitch
-# tracker, 40 for a block of samples, 40 as a byte may hold bits of two vectors, 20 of the synthesis
+# 280 ms of the quantiser's layers, 80 of its search, 40 of the pitch tracker, 40 for a block of
+# samples, 40 as a byte may hold bits of two vectors, 20 of the synthesis
 DELAY_MS = 500
+RATES = {
+    700: Rate(22, 6, "vq_K20_550.keras", DELAY_MS),
+    1300: Rate(44, 8, "vq_K20_1100.keras", DELAY_MS),
+}
 K = 20
 BLOCK = pitch.BLOCK * c2sim.N  # samples that one vector stands for
 HEADER = struct.Struct("<2sBBI")
