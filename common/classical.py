@@ -4,7 +4,8 @@ Blocks of `dec` frames, minus the mean frame, become vectors u[t] by a KLT.  Wha
 from the decoded vector before is subtracted, and the rest is quantised in stages: u_hat[t] =
 u_hat[t − 1] @ predictor + one codeword per stage.  A linear smoother makes the frames of a block of
 its vector and those next to it.  Nothing is trained by gradients: predictor and smoother are ridge
-regressions, the codebooks k-means, on vectors coded in closed loop.  common/search.py codes with it.
+regressions, the codebooks k-means, on vectors coded in closed loop.  common/search.py codes with
+it.
 
 Units: frames float32 [n][K] in dB; the KLT is orthonormal, so errors of u are in dB, too.
 """

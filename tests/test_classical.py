@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from common import classical, search
 
 K, DEC, M, STAGES = 3, 2, 16, 2

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from common import classical, plumbing, search
 
 K, DEC, DIM = 2, 2, 4
