@@ -12,16 +12,13 @@ The encoder turns --dec frames and their neighbours into one vector, the quantis
 per stage of it, and the decoder turns the sum of the codewords into --dec frames.  The sender
 (common/search.py) chooses the indices by analysis by synthesis: those whose decoded frames are
 nearest to the original.  Beside it stands the classical quantiser at the same bit rate and delay,
-with the same search: multi-stage k-means VQ of every --dec-th frame, linear interpolation between.
+with the same search: predictive multi-stage VQ of blocks of --dec frames (common/classical.py).
 
 Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the
 figures.
 
-Expected: 22 minutes of speech, K = 14, 1100 bit/s, 12,000 steps, 5 minutes on two cores; SD on 61 s
-of other speakers and recordings, seeds 1 to 3: 3.47, 3.41, 3.43 dB², classical VQ 6.5.  Four stages
-every 40 ms, --blocks 1, 3.4 hours of speech, 29,000 steps: 2.17 dB² at the same bit rate, for 280
-instead of 120 ms of delay.  --blocks 1 makes SD 6 to 11 % lower, for 120 ms of this delay and twice
-the time per step (networks/README.md).
+Expected: README.md tells what the default reaches on 22 minutes of speech, networks/README.md what
+four stages every 40 ms reach on three hours, both beside the classical quantiser.
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
@@ -579,6 +576,14 @@ def show_film(history, args):
 # ---------------------------------------------------------------- figures
 
 
+def measured_frames(part, x, lower):
+    """Numbers of the frames of a part x [n][K] that its figures are of: of the test part all."""
+    some = spectra.pieces(len(x), MEASURED)
+    if part == "test" or not spectra.is_counted(x[some], lower).any():
+        return np.arange(len(x))
+    return some
+
+
 def evaluate(coders, x, lookahead_ms, lower):
     """Decode x [n][K] with {label: Coder}: {label: Figures}, {label: frames}, {label: indices}."""
     target = np.where(spectra.is_counted(x, lower)[:, None], x, np.nan)
@@ -644,9 +649,7 @@ def main(args, data):
     print(f"bits: {bits:g} per vector")
     print(f"bit rate: {bits / (args.dec * spectra.FRAME_S):g} bit/s")
     print(f"algorithmic delay: {delay_ms} ms")
-    numbers = {part: spectra.pieces(len(frames), MEASURED) for part, frames in data.items()}
-    if args.test:
-        numbers["test"] = np.arange(len(data["test"]))  # all
+    numbers = {part: measured_frames(part, frames, args.lower) for part, frames in data.items()}
     figures, decoded = {}, {}
     for part, frames in data.items():
         some = frames[numbers[part]]
