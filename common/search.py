@@ -70,7 +70,7 @@ class Coder:
         return total if self.predictor is None else total + z @ self.predictor
 
     def predict(self, z):
-        """What is expected to follow z [...][dim], not quantised: without a predictor, z."""
+        """What is expected to follow unquantised z [...][dim]; without a predictor, z."""
         return z if self.predictor is None else z @ self.predictor
 
 
@@ -214,18 +214,29 @@ def usual_lookahead_ms(coder):
 # ---------------------------------------------------------------- m-best search
 
 
+def pick(x, numbers):
+    """x[i, numbers[i]] of x [n][N][...] for numbers [n][k]: [n][k][...].
+
+    ops.take_along_axis does the same, but is so slow that largest() would take 3.6 times as long.
+    """
+    n, N = ops.shape(x)[0], x.shape[1]
+    flat = ops.reshape(x, (n * N, *x.shape[2:]))
+    return ops.take(flat, ops.arange(n)[:, None] * N + numbers, axis=0)
+
+
 def largest(scores, k):
     """Numbers int32 [n][k] of the k largest of scores [n][N], or of all, the largest first.
 
-    They are in the k groups of scores whose maxima are the largest.
+    They are in the k groups of scores whose maxima are the largest.  For N = 8192 it is 4.8 times
+    as fast as ops.top_k with k = 4, and 1.9 times with k = 32 (TensorFlow, one core).
     """
     k = min(k, scores.shape[1])
     size = math.gcd(scores.shape[1], 32)
     groups = ops.reshape(scores, (-1, scores.shape[1] // size, size))
     best = ops.top_k(ops.max(groups, axis=2), min(k, groups.shape[1]))[1]  # [n][groups]
-    members = ops.take_along_axis(groups, best[:, :, None], axis=1)
-    number = ops.top_k(ops.reshape(members, (-1, best.shape[1] * size)), k)[1]
-    return ops.take_along_axis(best, number // size, axis=1) * size + number % size
+    members = ops.reshape(pick(groups, best), (-1, best.shape[1] * size))
+    number = ops.top_k(members, k)[1]
+    return pick(best, number // size) * size + number % size
 
 
 def nearest_sums(x, codebooks, m_best, candidates=1):
@@ -246,10 +257,9 @@ def nearest_sums(x, codebooks, m_best, candidates=1):
         scores = ops.matmul(rows, ops.transpose(columns))
         scores = ops.reshape(scores, (-1, indices.shape[1] * M))
         best = largest(scores, candidates if stage + 1 == stages else m_best)
-        index, parent = best % M, (best // M)[:, :, None]
-        residual = ops.take_along_axis(residual, parent, axis=1) - ops.take(c, index, axis=0)
-        indices = ops.take_along_axis(indices, parent, axis=1)
-        indices = ops.concatenate([indices, index[:, :, None]], axis=2)
+        index, parent = best % M, best // M
+        residual = pick(residual, parent) - ops.take(c, index, axis=0)
+        indices = ops.concatenate([pick(indices, parent), index[:, :, None]], axis=2)
     return indices
 
 
