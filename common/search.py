@@ -40,7 +40,7 @@ class Coder:
     z_hat[−1] = 0; without a predictor, the sum alone.
 
     The reaches are the first and last frame that z[t] depends on, and that it changes, counted from
-    its own first one.  They are measured; FormatError if they have no end.
+    its own first one.  They are measured where not given; FormatError if they have no end.
     """
 
     codebooks: np.ndarray  # float32 [stages][M][dim]
@@ -49,12 +49,14 @@ class Coder:
     K: int  # values per frame
     encode: Callable  # frames [b][v · dec][K] → vectors [b][v][dim]
     decode: Callable  # vectors [b][v][dim] → frames [b][v · dec][K]
-    encoder_reach: tuple = dataclasses.field(init=False)
-    decoder_reach: tuple = dataclasses.field(init=False)
+    encoder_reach: tuple | None = None
+    decoder_reach: tuple | None = None
 
     def __post_init__(self):
-        self.encoder_reach = find_encoder_reach(self.encode, self.dec, self.K)
-        self.decoder_reach = find_decoder_reach(self.decode, self.dec, self.dim)
+        if self.encoder_reach is None:
+            self.encoder_reach = find_encoder_reach(self.encode, self.dec, self.K)
+        if self.decoder_reach is None:
+            self.decoder_reach = find_decoder_reach(self.decode, self.dec, self.dim)
 
     @property
     def dim(self):
@@ -85,6 +87,53 @@ def coder_of_network(encoder, decoder, codebooks, dec, predictor=None):
         encode=encoder.predict_on_batch,
         decode=decoder.predict_on_batch,
     )
+
+
+def coder_of(quantiser):
+    """The Coder of a Quantiser of common/networks.py."""
+    return coder_of_network(
+        quantiser.encoder,
+        quantiser.decoder,
+        quantiser.codebooks,
+        quantiser.options["dec"],
+        quantiser.predictor if quantiser.predictor.any() else None,
+    )
+
+
+def baseline_of(quantiser):
+    """The Coder of the classical quantiser that a Quantiser brings along, or None."""
+    arrays, options = quantiser.baseline, quantiser.options
+    if "classical_codebooks" in arrays:
+        return coder_of_classical(arrays)
+    if "kmeans" in arrays:
+        return coder_of_kmeans(arrays["kmeans"], options["dec"], options["eband_K"])
+    return None
+
+
+def coder_of_kmeans(codebooks, dec, K):
+    """The Coder of k-means, stage by stage: codebooks [stages][M][dec · K], of dec frames each.
+
+    With codebooks [stages][M][K] every dec-th frame is sent, and the others lie on straight lines.
+    """
+
+    def encode(frames):
+        return frames[:, ::dec] if sends_one else frames.reshape(len(frames), -1, dec * K)
+
+    def decode(z):
+        if not sends_one:
+            return z.reshape(len(z), -1, K)
+        following = np.concatenate([z[:, 1:], z[:, -1:]], axis=1)
+        weight = np.arange(dec, dtype=np.float32)[:, None] / dec  # of the following vector
+        frames = (1 - weight) * z[:, :, None] + weight * following[:, :, None]
+        return frames.reshape(len(z), -1, K)
+
+    codebooks = np.float32(codebooks)
+    sends_one = codebooks.shape[2] == K
+    if sends_one:
+        reaches = {"encoder_reach": (0, 0), "decoder_reach": (1 - dec, dec - 1)}
+    else:
+        reaches = {"encoder_reach": (0, dec - 1), "decoder_reach": (0, dec - 1)}
+    return Coder(codebooks, None, dec, K, encode, decode, **reaches)
 
 
 def coder_of_classical(arrays):
@@ -154,6 +203,12 @@ def delay_ms(coder, lookahead_ms=LOOKAHEAD_MS):
     lookahead = lookahead_vectors(coder, lookahead_ms) * coder.dec
     frames = coder.encoder_reach[1] + lookahead - coder.decoder_reach[0]
     return round(frames * spectra.FRAME_S * 1000)
+
+
+def usual_lookahead_ms(coder):
+    """Look-ahead in ms that is worth its delay: none where vectors share no frames."""
+    overlaps = coder.decoder_reach != (0, coder.dec - 1)
+    return LOOKAHEAD_MS if overlaps or coder.predictor is not None else 0
 
 
 # ---------------------------------------------------------------- m-best search
