@@ -239,6 +239,9 @@ class VectorQuantizer(layers.Layer):
         z_hat, indices = self.quantise(z, before, self.m_best)
         return z_hat, before, indices
 
+    def compute_output_shape(self, input_shape):
+        return input_shape  # JAX cannot find out by itself, as the first vector goes apart
+
     def call(self, inputs, training=False):
         z = ops.stop_gradient(inputs)
         z_hat, before, indices = map(ops.stop_gradient, self.quantise_all(z))

@@ -108,7 +108,7 @@ def test_figures(files, printed):
     for name in ("at random", "as numbered", "renumbered"):
         assert without < printed[f"{name} SD at 1 %"] < printed[f"{name} SD at 10 %"]
     assert printed["renumbered SD at 10 %"] < 0.9 * printed["at random SD at 10 %"]
-    assert printed["last"] == f"{printed['renumbered SD at 1 %']:.2f}"
+    assert printed["last"] == printed["renumbered SD at 1 %"]
     assert (files / "plots" / "vq_ber.png").exists()
 
 
