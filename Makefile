@@ -1,7 +1,7 @@
-# make demo                speech through the trained networks, and a page to listen on: demo/index.html
+# make demo                speech through the codec and its parts, and a page: demo/index.html
 # make demo SPEECH=my.wav  the same for the first minute of your own speech
-# make results             what the trained networks reach on public speech: tables of the README
-# make results-train       what training on public speech reaches: table and pictures in doc/; takes an hour
+# make results             what the codec and the networks reach: tables of the README and doc/
+# make results-train       what default trainings reach: table and film in doc/; takes hours
 # make bench               speed, start-up time and memory, in results/bench.txt
 # make test lint clean
 
@@ -17,20 +17,20 @@ SHELL := /bin/bash -o pipefail
 .PHONY: demo results results-train bench test lint clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/demo
+demo: $(VENV)/pesq
 	@$(PY) doc/demo.py
 
 bench: $(VENV)/demo
 	mkdir -p results
 	$(PY) tests/bench.py | tee results/bench.txt
 
-results: $(VENV)/tests
+results: $(VENV)/tests $(VENV)/pesq
 	$(PY) doc/results.py
 
-results-train: $(VENV)/tests
+results-train: $(VENV)/tests $(VENV)/pesq
 	$(PY) doc/results_train.py
 
-test: $(VENV)/tests
+test: $(VENV)/tests $(VENV)/pesq
 	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
 lint: $(VENV)/tests
@@ -43,10 +43,19 @@ clean:
 
 # stamps: made anew when the requirements change
 $(VENV)/demo: requirements.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+	    "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.13, for example" % v)'
+	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet -r requirements.txt
 	touch $@
 
 $(VENV)/tests: tests/requirements.txt $(VENV)/demo
 	$(PY) -m pip install --quiet -r tests/requirements.txt
 	touch $@
+
+# PESQ is compiled; all but its figures goes without
+$(VENV)/pesq: $(VENV)/demo
+	@$(PY) -m pip install --quiet pystoi~=0.4.1
+	@$(PY) -m pip install --quiet pesq~=0.0.4 2>$@.log || \
+	    echo "no PESQ without a C compiler: apt install gcc python3-dev, rm $@"
+	@touch $@

@@ -1,207 +1,297 @@
 #!/usr/bin/env python3
-"""Train a network that turns K = 20 newamp1 vectors into rate L harmonic amplitudes: an alternative 700C decoder.
+"""Train a network that turns K = 20 newamp1 vectors into rate L harmonic amplitudes.
 
 Usage:
-    ./c2sim.py train.raw --rateK --rateKout train.f32; ./c2sim.py train.raw --modelout train.model     # 10 ms frames
+    ./c2sim.py train.raw --rateK --rateKout train.f32       # vectors of 10 ms frames
+    ./c2sim.py train.raw --modelout train.model             # their model file, in a call of its own
     ./newamp1_train.py train.f32 train.model --nnout newamp1.keras --test test.f32 test.model
-    c2enc 700C train.raw /dev/null --mlfeat feat.f32 feat.model; ./newamp1_train.py feat.f32 feat.model # 40 ms frames
+    c2enc 700C train.raw /dev/null --mlfeat feat.f32 feat.model   # both, of 40 ms frames
+    ./newamp1_train.py feat.f32 feat.model
 
-The conventional decoder joins the 20 values by parabolas.  The network gets the same vector, unquantised and without
-its mean, and corrects such parabolas.  Both are scored on the same harmonics with the same mean, so that errors of gain
-count alike.  Files of c2enc also carry amplitudes decoded from the quantised vector, which get figures of their own.
-Frames whose mean level is not above --lower are neither trained on nor counted.
+It is an alternative decoder for Codec 2 700C.  The conventional decoder joins the 20 values by
+parabolas.  The network gets the same vector, unquantised and without its mean, and corrects such
+parabolas.  Both are scored on the same harmonics with the same mean, so that errors of gain count
+alike.  Files of c2enc also carry amplitudes decoded from the quantised vector, which get figures of
+their own.  Frames whose mean level is not above --lower are neither trained on nor counted.
 
-Expected: 22 minutes of speech in 10 ms frames, 11 epochs, 60 s on two cores; SD on 64 s of other speakers and rooms
-11.7 dB² over the frames above 10 dB, conventional 17.4; over all frames, with --lower -200, 11.8 and 17.3.
-Units: features in dB, rate K [frames][20] or c2enc's --mlfeat records [frames][201], told apart by their size; model
-file as c2sim or c2enc writes it; errors in dB².
+Expected: 22 minutes of speech in 10 ms frames, 11 epochs, 60 s on two cores; SD on 64 s of other
+speakers and rooms 11.7 dB² over the frames above 10 dB, conventional 17.4; over all frames, with
+--lower -200, 11.8 and 17.3.
+Units: features in dB, rate K [frames][20] or c2enc's --mlfeat records [frames][201], told apart by
+their size; model file as c2sim or c2enc writes it; errors in dB².
 """
 
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
-
-import codec2_model
-import plumbing
-import vq_pager
+import argparse
+import functools
+import itertools
+import math
 
 import numpy as np
 
-K = codec2_model.NEWAMP1_K  # values in a vector
+import codec2_model
+from common import networks, plots, plumbing, spectra
+from common.plumbing import FormatError, keras_file
+
 NAME = "newamp1_train"  # pictures are named after it
+K = len(spectra.NEWAMP1_HZ)  # values in a vector
 WIDTH = 256  # output bins over 0…pi
 F_CUTOFF_HZ = 3600  # no targets above, where anti-aliasing filters differ
 SCALE_DB = 10  # about the standard deviation of vectors without their mean
 HIDDEN = 256  # units of the three hidden layers
 BATCH = 256  # frames
-STEPS = 4650  # training steps, a batch each, that the default of --epochs comes to
+STEPS = 4650  # training steps, one batch each; the default of --epochs comes to about as many
 MIN_EPOCHS = 4  # of hours of speech
 LEARNING_RATE = 3e-3  # falls to 0 along a cosine
 FILTER_DB = 1  # training frames are filtered by a smooth random response with this rms
-CUTOFFS = 0.1  # share of the frames that get a low pass, and of those that get a high pass
-CUTOFF_SLOPE = 0.25  # dB/Hz at most
-CUTOFF_DB = 20  # attenuation at most
-MIN_FRAMES = 100  # of the training part; no network can be trained on less
+CUTOFFS = 0.1  # probability of a low pass, and independently of a high pass, for each frame
+CUTOFF_DB = 20  # most that these take away
+MIN_FRAMES = 100  # fewest training frames that are accepted
+MIN_SD = 0.01  # dB², of the conventional decoder; rounding of the targets makes 0.0003
+MIN_SD_FRAMES = 1000  # that this is looked for in
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description="K = 20 vectors to rate L.", formatter_class=ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Train a network that turns newamp1 vectors into the amplitudes of harmonics.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("features", metavar="FEATURES", help="rate K vectors [frames][20] or mlfeat [frames][201]")
+    features_help = "vectors, float32 [frames][20], or mlfeat records [frames][201]"
+    add("features", metavar="FEATURES", help=features_help)
     add("model", metavar="MODEL", help="model records of the same frames")
-    add("--test", nargs=2, metavar=("F32", "MODEL"), help="another pair that is never trained on")
-    add("--Fs", type=float, default=8000, metavar="Hz", help="sample rate of the speech")
-    add("--lower", type=float, default=10, metavar="dB", help="frames must have a higher mean level to count")
+    test_help = "another pair, never trained on: the last figure and the plots are of it"
+    add("--test", nargs=2, metavar=("F32", "MODEL"), help=test_help)
+    lower_help = "frames must have a higher mean level to count (default: 10)"
+    add("--lower", type=plumbing.level, default=10, metavar="dB", help=lower_help)
     add("--nb_samples", type=plumbing.positive, metavar="N", help="use the first N frames")
-    add("--epochs", type=plumbing.positive, metavar="N", help=f"passes through the data: as many as make {STEPS} steps")
-    add("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
-    add("--nnout", default="newamp1.keras", metavar="NET", help="write the network here")
-    add("--frames", type=plumbing.natural, nargs="+", metavar="F", help="plot these of the held-out or --test frames")
+    epochs_help = f"passes through the data (default: as many as make {STEPS} steps)"
+    add("--epochs", type=plumbing.positive, metavar="N", help=epochs_help)
+    seed_help = "the same seed gives the same network (default: 1)"
+    add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
+    nnout_help = "write the network here (default: %(default)s)"
+    add("--nnout", type=keras_file, default="newamp1.keras", metavar="NET", help=nnout_help)
+    frames_help = "plot these frames, for example 300,310 (default: typical ones)"
+    add("--frames", type=numbers, nargs="+", metavar="F", help=frames_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
     args = parser.parse_args(argv)
-    if not (1e-6 < args.Fs < 1e6 and args.nnout.endswith(".keras")):
-        parser.error("--Fs must be above 1e-6 and below 1e6, --nnout must end in .keras")
+    if args.noplots and not (args.plot_dir is None and args.frames is None):
+        parser.error("--plot_dir and --frames have no effect with --noplots")
+    args.frames = list(itertools.chain(*(args.frames or [])))  # those of each argument
     return args
 
 
+def numbers(text):
+    """Type of numbers of frames with commas between them: "5,300,7"."""
+    return [plumbing.natural(number) for number in text.strip(",").split(",")]
+
+
 def load(args):
-    """{"train", "held-out"} and, with --test, {"test"}: what load_pair() gives; "quantised" [n][160], amplitudes of an
-    mlfeat file; "used" [u], the frames of the part that count."""
-    names = [args.features, args.model, *(args.test or [])]
-    plumbing.check_outputs([args.nnout], names, None if args.noplots else args.plot_dir)
-    files = []
-    for features, model in zip(names[::2], names[1::2], strict=True):
-        n = codec2_model.count_items(model)
-        vectors, quantised = codec2_model.read_newamp1(features, n)
-        files.append(codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ, args.Fs))
-        files[-1]["target"][~codec2_model.is_counted(vectors, args.lower)] = np.nan
-        if quantised is not None:
-            files[-1]["quantised"] = quantised
-    n = len(files[0]["number"][: args.nb_samples])
-    cuts = {"train": slice(n - n // 10), "held-out": slice(n - n // 10, n)}  # before anything is shuffled
-    data = {part: {name: values[cut] for name, values in files[0].items()} for part, cut in cuts.items()}
-    data |= {"test": files[1]} if args.test else {}
+    """The parts of the data, {"train", "held-out"} and, with --test, {"test"}.
+
+    A part is what codec2_model.load_pair() gives; "quantised" [n][160], the amplitudes of an mlfeat
+    file; "used" [u], the frames that count.
+    """
+    files = [args.features, args.model, *(args.test or [])]
+    plumbing.check_outputs([args.nnout], files, args.plot_dir)
+    data = codec2_model.cut(load_pair(args.features, args.model, args.lower), args.nb_samples)
+    if args.test:
+        data["test"] = load_pair(*args.test, args.lower)
     for name, part in data.items():
         what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
-        part["used"] = codec2_model.used_frames(part["target"], MIN_FRAMES if name == "train" else 1, what)
-    missing = set(args.frames or []) - set(part["number"][part["used"]].tolist())
-    if missing:
-        raise plumbing.FormatError(f"{names[-1]}: no --frames {max(missing)} with a figure in the {name} part")
+        least = MIN_FRAMES if name == "train" else 1
+        part["used"] = codec2_model.used_frames(part["target"], least, what)
+    plotted = data["test" if args.test else "held-out"]
+    with_figure = plotted["number"][plotted["used"]]
+    missing = np.setdiff1d(args.frames, with_figure)
+    if len(missing):
+        expected = f"expected {with_figure[0]} to {with_figure[-1]}, and above --lower"
+        raise FormatError(f"{files[-1]}: no --frames {missing[0]} to plot, {expected}")
     return data
 
 
+def load_pair(features, model, lower):
+    """What codec2_model.load_pair() gives of a pair of files, and "quantised" of an mlfeat file."""
+    n = codec2_model.count_items(model)
+    vectors, quantised = codec2_model.read_newamp1(features, n)
+    pair = codec2_model.load_pair(features, model, vectors, WIDTH, F_CUTOFF_HZ)
+    counted = spectra.is_counted(vectors, lower)
+    pair["target"][~counted] = np.nan
+    if quantised is not None:
+        pair["quantised"] = quantised
+    first = np.flatnonzero(counted)[:MIN_SD_FRAMES]
+    estimate = conventional(pair, first)["conventional"]
+    sd = spectra.measure(pair["target"][first], estimate).sd
+    if len(sd) and sd.mean() < MIN_SD:
+        found = f"holds the amplitudes that the conventional decoder makes of {features}"
+        todo = f"write it in a call of its own: c2sim.py SPEECH --modelout {model}"
+        raise FormatError(f"{model}: {found}, expected those of the speech: {todo}")
+    return pair
+
+
+def conventional(part, frames):
+    """{label: dB [f][WIDTH]} that the conventional decoder makes, for frames [f] of a part."""
+    Wo, L = part["Wo"][frames], part["L"][frames]
+    amplitudes = {"conventional": spectra.rate_K_to_L(part["vectors"][frames], Wo, L)}
+    if "quantised" in part:
+        quantised = np.pad(part["quantised"][frames], ((0, 0), (0, 1)))  # 160 values: up to A[159]
+        amplitudes["700C quantised"] = np.maximum(quantised, 1e-5)
+    return {label: spectra.to_bins(Wo, L, A, WIDTH, np.inf) for label, A in amplitudes.items()}
+
+
 if __name__ == "__main__":  # report bad options and files before Keras loads
-    plumbing.plain_errors()
+    plumbing.start()
     ARGS = parse_args()
     DATA = load(ARGS)
 
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
     import keras
-import matplotlib.pyplot as plt
 from keras import layers, ops
 
 
 def sparse_loss(target, estimate):
-    """SD in dB², mean over the frames that have a target: mean squared error over its bins, where NaN is no target.
+    """SD in dB², mean over the frames that have a target.
 
+    The mean squared error of a frame is over the bins that have a target; NaN is no target.
     target [[3, NaN, 5]], estimate [[1, 7, 4]]: (2² + 1²) / 2 = 2.5.
     """
     has_target = ops.logical_not(ops.isnan(target))
     error = ops.where(has_target, target - estimate, 0.0)
     count = ops.sum(ops.cast(has_target, error.dtype), axis=1)
     sd = ops.sum(error**2, axis=1) / ops.maximum(count, 1.0)
-    return ops.sum(sd) / ops.maximum(ops.sum(ops.cast(count > 0, error.dtype)), 1.0)
+    nb_frames = ops.sum(ops.cast(count > 0, error.dtype))
+    return ops.sum(sd) / ops.maximum(nb_frames, 1.0)
 
 
-def build_network(Fs):
-    """Network from rate K vectors [n][20] to dB [n][WIDTH]: a correction of parabolas through the 20 values."""
-    inputs = keras.Input((K,))
-    mean = ops.mean(inputs, axis=1, keepdims=True)
+def build_network():
+    """Network from vectors [n][K] to [n][WIDTH] in dB.  Untrained it draws the parabolas."""
+    vectors = keras.Input((K,))
+    mean = ops.mean(vectors, axis=1, keepdims=True)
     baseline = layers.Dense(WIDTH, use_bias=False, trainable=False, name="parabolas")
-    y = baseline(inputs - mean)
-    bins_hz = np.arange(WIDTH) * Fs / 2 / WIDTH
-    baseline.set_weights([codec2_model.rate_K_at(np.eye(K), np.tile(bins_hz, (K, 1)))])  # they are linear in the values
-    x = (inputs - mean) / SCALE_DB
+    y = baseline(vectors - mean)
+    one_by_one = np.eye(K)  # parabolas are linear in the values
+    bins_hz = np.tile(spectra.bins_hz(WIDTH), (K, 1))
+    baseline.set_weights([spectra.rate_K_at(one_by_one, bins_hz)])
+    x = (vectors - mean) / SCALE_DB  # the level does not matter
     x = layers.Dense(HIDDEN, activation="gelu")(x)
     for _ in range(2):
         x = layers.Add()([x, layers.Dense(HIDDEN, activation="gelu")(x)])
     x = layers.Dense(WIDTH, kernel_initializer="zeros")(x)
-    return keras.Model(inputs, mean + layers.Add()([y, x]))  # Keras takes a second term [WIDTH][1] for a bias
+    y = layers.Add()([y, x])
+    return keras.Model(vectors, mean + y, name=NAME)  # not y + mean: Keras takes that for a bias
 
 
-def random_filter(vectors, target, Fs, rng):
-    """Vectors [n][20] and target [n][WIDTH] in dB as other microphones, rooms or radios would have recorded them."""
-    n, hz = len(vectors), np.float32(np.r_[np.arange(WIDTH) * Fs / 2 / WIDTH, codec2_model.NEWAMP1_HZ])
-    weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
-    response = np.float32(weights @ np.cos(np.pi * np.outer([1, 2, 3], hz) / 4000))
-    low, high = np.float32(rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < CUTOFFS))  # dB/Hz
-    response -= np.minimum(low * np.maximum(np.float32(rng.uniform(0, 500, (n, 1))) - hz, 0), CUTOFF_DB)
-    response -= np.minimum(high * np.maximum(hz - np.float32(rng.uniform(2400, 4000, (n, 1))), 0), CUTOFF_DB)
+def random_filter(vectors, target, rng):
+    """Vectors [n][K] and target [n][WIDTH] in dB as other microphones, rooms, radios have them."""
+    hz = np.concatenate([spectra.bins_hz(WIDTH), spectra.NEWAMP1_HZ])
+    response = spectra.random_response(
+        hz, len(vectors), rng, FILTER_DB, cutoffs=CUTOFFS, cutoff_dB=CUTOFF_DB
+    )
     return vectors + response[:, WIDTH:], target + response[:, :WIDTH]
 
 
 def train(network, data, args):
-    """Fit the network; returns [[SD of the filtered training frames, SD of the held-out part] in dB²] by epoch."""
-    part, held, rng = data["train"], data["held-out"], np.random.default_rng(args.seed)
-    epoch_steps = -(-len(part["used"]) // BATCH)
-    epochs = args.epochs or max(MIN_EPOCHS, round(STEPS / epoch_steps))
-    print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
-    model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
+    """Fit the network until all epochs are done, or Ctrl-C.
+
+    Returns [[training loss, held-out loss] in dB²] of the epochs done, and how many there are.  The
+    training frames are filtered at random, the held-out frames are as they are.
+    """
+    part, held_out = data["train"], data["held-out"]
+    rng = np.random.default_rng(args.seed)
+    steps = math.ceil(len(part["used"]) / BATCH)
+    epochs = args.epochs or max(MIN_EPOCHS, round(STEPS / steps))
+    print(f"epochs: {epochs}")
+    print(f"steps: {epochs * steps}")
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * steps)
+    model = keras.Model(network.inputs, network.outputs)  # the network itself has no optimiser
     model.compile(keras.optimizers.Adam(rate), sparse_loss)
     progress, losses = plumbing.Progress(epochs), []
-    with plumbing.CtrlC(model) as ctrl_c:
+    try:
         for epoch in range(1, epochs + 1):
-            batches, loss = np.array_split(rng.permutation(part["used"]), epoch_steps), []
-            for frames in batches:
-                vectors, target = random_filter(part["vectors"][frames], part["target"][frames], args.Fs, rng)
-                loss.append(model.train_on_batch(vectors, target))
-                if ctrl_c.pressed:
-                    break
-            losses.append((np.mean(loss), model.evaluate(held["vectors"], held["target"], BATCH, verbose=0)))
-            progress.show(epoch, "train {:.2f}, held-out {:.2f} dB²".format(*losses[-1]))
-            if ctrl_c.pressed:
-                break
-    return losses
+            batch_losses = []
+            for frames in np.array_split(rng.permutation(part["used"]), steps):
+                vectors, target = part["vectors"][frames], part["target"][frames]
+                vectors, target = random_filter(vectors, target, rng)
+                batch_losses.append(model.train_on_batch(vectors, target))
+            loss = np.mean(batch_losses)
+            held_out_loss = model.evaluate(
+                held_out["vectors"], held_out["target"], BATCH, verbose=0
+            )
+            losses.append((loss, held_out_loss))
+            progress.show(epoch, f"train {loss:.2f}, held-out {held_out_loss:.2f} dB²")
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # main() saves the network before it prints anything
+    return losses, epochs
 
 
-def estimate(network, args, part, frames):
-    """Spectra {label: dB [f][WIDTH]} of frames [f] of a part of the data, by their numbers."""
-    vectors, Wo, L = (part[name][frames] for name in ("vectors", "Wo", "L"))
-    A = {"conventional": codec2_model.rate_K_to_L(vectors, Wo, L)}
-    if "quantised" in part:
-        A["700C quantised"] = np.maximum(np.pad(part["quantised"][frames], ((0, 0), (0, 1))), 1e-5)
-    bins = {name: codec2_model.to_bins(Wo, L, A[name], WIDTH, np.inf, args.Fs) for name in A}
-    return {"network": network.predict_on_batch(vectors), **bins}
+def estimate(network, part, frames):
+    """Spectra {label: dB [f][WIDTH]} of some frames of a part of the data, by their numbers [f]."""
+    network_dB = network.predict_on_batch(part["vectors"][frames])
+    return {"network": network_dB, **conventional(part, frames)}
 
 
-def plot(losses, sd, part, network, args):
-    """SD by epoch; SD by frame and spectra of the part of the data that the last figure is of."""
-    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained", subplot_kw={"xlabel": "Epoch", "ylabel": "SD (dB²)"})
-    ax.plot(np.arange(len(losses)) + 1, losses, ".-", label=["training part, filtered", "held-out part"])
-    ax.legend()
-    used, numbers = part["used"], part["number"][part["used"]]
-    plumbing.show({f"{NAME}_loss": fig, f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
-    shown = np.flatnonzero(np.isin(numbers, args.frames or []))
-    if not args.frames:
-        shown = vq_pager.typical_frames(sd["network"], part["vectors"][used].mean(axis=1))
-    titles = [f"frame {numbers[i]}: SD {sd['network'][i]:.1f} dB²" for i in shown]
-    spectra = estimate(network, args, part, used[shown])
-    model = args.test[1] if args.test else args.model
-    vq_pager.page_frames(model, numbers[shown], titles, spectra, f"{NAME}_frames", args.plot_dir, args.Fs)
+def evaluate(network, data):
+    """{part: {label: Figures}} of the network and of its baseline."""
+    figures = {}
+    for name, part in data.items():
+        estimate_part = functools.partial(estimate, network, part)
+        figures[name] = spectra.measure_blocks(part["target"], estimate_part)
+    return figures
+
+
+def plot(losses, figures, network, data, args):
+    """SD by epoch; SD over time and spectra of the test part, else of the held-out part."""
+    name, model = ("test", args.test[1]) if args.test else ("held-out", args.model)
+    part, sd = data[name], figures[name]["network"].sd
+    used = part["used"]
+    numbers = part["number"][used]
+    frame_s = 4 * spectra.FRAME_S if "quantised" in part else spectra.FRAME_S
+    labels = ["training part, filtered", "held-out part"]
+    pictures = {
+        f"{NAME}_loss": plots.plot_losses(losses, labels, "SD (dB²)"),
+        f"{NAME}_sd": plots.plot_sd(figures[name], numbers, frame_s),
+    }
+    plots.show(pictures, args.plot_dir)
+    if args.frames:
+        shown = np.flatnonzero(np.isin(numbers, args.frames))
+    else:
+        shown = plots.typical_frames(sd, part["vectors"][used].mean(axis=1))
+    titles = [f"frame {numbers[i]}: SD {sd[i]:.1f} dB²" for i in shown]
+    records = codec2_model.read_frames(model, numbers[shown])
+    estimates = estimate(network, part, used[shown])
+    plots.page_frames(records, titles, estimates, f"{NAME}_frames", args.plot_dir)
 
 
 def main(args, data):
-    keras.utils.set_random_seed(args.seed)
-    network = build_network(args.Fs)
-    losses = train(network, data, args)
-    options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
-    options |= {"input": "newamp1", "width": WIDTH, "eband_K": K, "eband_start": 0, "gain": 10, "dec": 1}
-    plumbing.save_network(network, options, args.nnout)
-    for name, part in data.items():
-        sd = codec2_model.print_figures(name, part["target"], estimate, network, args, part)
+    networks.set_up(args.seed)
+    networks.print_device()
+    network = build_network()
+    losses, epochs = train(network, data, args)
+    vectors, used = data["train"]["vectors"], data["train"]["used"]
+    options = {
+        "input": "newamp1",
+        "eband_K": K,
+        "eband_start": 0,
+        "gain": 10,
+        "Fs": spectra.FS_HZ,
+        "width": WIDTH,
+        "dec": 1,
+        "lower": args.lower,
+        "epochs": len(losses),
+        "seed": args.seed,
+    }
+    shape = spectra.shape_statistics(vectors[used])
+    networks.save(network, options, args.nnout, shape=shape)
+    if len(losses) < epochs:
+        print(f"stopped: after {len(losses)} of {epochs} epochs")
+    figures = evaluate(network, data)
+    for part, found in figures.items():
+        spectra.print_figures(part, found)
     if not args.noplots:
-        plot(losses, sd, part, network, args)
-    print(f"{sd['network'].mean():.2f}")
+        plot(losses, figures, network, data, args)
+    last = figures["test" if args.test else "held-out"]
+    print(f"{last['network'].sd.mean():.2f}")
 
 
 if __name__ == "__main__":

@@ -1,81 +1,105 @@
 #!/usr/bin/env python3
-"""What do bit errors do to a quantiser, and how much does the numbering of its codewords matter?
+"""What do bit errors and lost vectors do to a quantiser, and does numbering its codewords help?
 
 Usage:
-    ./vq_ber.py vq.keras test.f32                               # SD over the bit error rate, as numbered and renumbered
-    ./vq_ber.py vq.keras train.f32 --nnout vq_renumbered.keras  # writes the renumbered network
+    ./vq_ber.py networks/vq_K14_1100.keras test.f32              # SD over the bit error rate
+    ./vq_ber.py vq.keras train.f32 --nnout vq_renumbered.keras   # writes the renumbered network
 
-A wrong bit makes the receiver take another codeword, so those near each other should have numbers that differ in one
-bit.  Every stage is ordered along the principal axis of its codewords and numbered in Gray code; then pairs of them
-swap numbers as long as that lowers the expected squared error of one wrong bit (binary switching).
+A wrong bit makes the receiver take another codeword, so those near each other should have numbers
+that differ in one bit.  Every stage is ordered along the principal axis of its codewords and
+numbered in Gray code; then pairs of them swap numbers as long as that lowers the expected squared
+error of one wrong bit (binary switching).  Beside it stand the numbers that the network has, and
+random ones.  The networks in networks/ have been renumbered already.
 
-Units: features in dB; bit error rates in %; errors in dB².
+The last line is the SD at 1 % bit errors, renumbered.
+
+Units: features in dB; rates in %; errors in dB².
 
 Reference: K. Zeger and A. Gersho, "Pseudo-Gray coding", IEEE Trans. Communications 38(12), 1990.
 """
 
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
-
-import codec2_model
-import plumbing
+import argparse
 
 import numpy as np
 
+import codec2_model
+from common import networks, plots, plumbing, spectra
+from common.plumbing import FormatError
+
+NAME = "vq_ber"
 BER = (0.01, 0.03, 0.1, 0.3, 1, 3)  # %
-REPEATS = 4  # each figure is the mean over so many patterns of bit errors
-STAGE_BER = 1  # %, of the figures for one stage alone
+STATED_BER = 1  # %, of the last line and of the figures for one stage alone
+LOST = 5  # % of the vectors
+REPEATS = 4  # each figure is the mean over so many patterns of errors
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description="Bit errors.", formatter_class=ArgumentDefaultsHelpFormatter)
-    parser.add_argument("network", metavar="NET", help="network of vq_vae_ratek_conv1d.py")
-    parser.add_argument("features", metavar="FEATURES", help="rate K vectors to code, in dB")
-    parser.add_argument("--ber", type=float, nargs="+", default=BER, metavar="%", help="bit error rates")
-    parser.add_argument("--nb_samples", type=plumbing.positive, metavar="N", help="use the first N frames")
-    parser.add_argument("--seed", type=plumbing.natural, default=1, help="of the bit errors")
-    parser.add_argument("--nnout", metavar="NET2", help="write the renumbered network here")
-    parser.add_argument("--noplots", action="store_true", help="print figures only")
-    parser.add_argument("--plot_dir", metavar="DIR", help="write the picture there instead of opening a window")
+    parser = argparse.ArgumentParser(
+        description="Measure what bit errors do to a quantiser, and renumber its codewords.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("network", metavar="NET", help="network of vq_vae_ratek*.py")
+    add("features", metavar="FEATURES", help="rate K vectors to code, in dB")
+    ber_help = f"bit error rates (default: {' '.join(map(str, BER))})"
+    add("--ber", type=float, nargs="+", default=BER, metavar="%", help=ber_help)
+    add("--nb_samples", type=plumbing.positive, metavar="N", help="use the first N frames")
+    seed_help = "of the errors and of the random numbers (default: 1)"
+    add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
+    nnout_help = "write the renumbered network here"
+    add("--nnout", type=plumbing.keras_file, metavar="NET2", help=nnout_help)
+    add("--noplots", action="store_true", help="print figures only")
+    add("--plot_dir", metavar="DIR", help="write the picture there instead of opening a window")
     args = parser.parse_args(argv)
-    if not (all(0 <= ber <= 50 for ber in args.ber) and any(args.ber)):
-        parser.error("--ber must be 0 to 50 %, and one above 0")
-    if args.nnout and not args.nnout.endswith(".keras"):
-        parser.error("--nnout must end in .keras")
+    if not all(0 < ber <= 50 for ber in args.ber):  # false for nan
+        parser.error("--ber must be above 0 and at most 50 %")
+    if args.noplots and args.plot_dir is not None:
+        parser.error("--plot_dir has no effect with --noplots")
     return args
 
 
 def load(args):
-    """{"x": rate K vectors [n][K] in dB, "options": those of the network}."""
-    plumbing.check_outputs([args.nnout], [args.network, args.features], None if args.noplots else args.plot_dir)
-    expected = {"script": ("vq_vae_ratek_conv1d",), "eband_K": range(2, 161)}
-    options = plumbing.read_options(args.network, expected | {"num_embedding": [2**bits for bits in range(1, 17)]})
-    x = codec2_model.read_rate_K(args.features, options["eband_K"], max_nb_samples=args.nb_samples)
-    return {"x": x, "options": options}
+    """{"vectors": [n][K] in dB, "options": those of the network}."""
+    plumbing.check_outputs([args.nnout], [args.network, args.features], args.plot_dir)
+    options = networks.read_quantiser_options(args.network)
+    M = options["num_embedding"]
+    if M & (M - 1):
+        why = f"{M} codewords, expected a power of 2: others have no bits to flip"
+        raise FormatError(f"{args.network}: {why}")
+    K = options["eband_K"]
+    x = codec2_model.read_rate_K(args.features, K, max_nb_samples=args.nb_samples)
+    if not spectra.is_counted(x, options["lower"]).any():
+        why = f"no frame with a mean level above {options['lower']:g} dB"
+        raise FormatError(f"{args.features}: {why}")
+    return {"vectors": x, "options": options}
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads
-    plumbing.plain_errors()
+    plumbing.start()
     ARGS = parse_args()
     DATA = load(ARGS)
 
-import vq_search  # imports Keras
-import vq_vae_ratek_conv1d as coder
+with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    from common import search
 
-from keras import ops
+# ---------------------------------------------------------------- numbers of codewords
 
 
 def renumber(codebook, use):
-    """Codeword [M] for each number, so that one wrong bit costs little; codebook [M][dim], use [M] of the codewords.
+    """Codeword [M] for each number, so that one wrong bit costs little.
 
-    Codewords 0, 1, 2, 3 on a line, equally used: the numbers 00, 01, 10, 11 cost least, errors of 1, 2, 1 and 2.
+    codebook [M][dim]; use [M] is how often each codeword is sent.  Codewords 0, 1, 2, 3 on a line,
+    equally used: the numbers 00, 01, 10, 11 cost least, errors of 1, 2, 1 and 2.
     """
     M = len(codebook)
     axis = np.linalg.eigh(np.atleast_2d(np.cov(codebook.T)))[1][:, -1]
     number = np.arange(M) ^ np.arange(M) >> 1  # Gray code of the place along the principal axis
     codeword = np.empty(M, int)
     codeword[number] = np.argsort(codebook @ axis)
+    # float64 and symmetric: with rounding errors in the gains, pairs swapped for ever
     codebook, use = np.float64(codebook[codeword]), use[codeword]
-    product = codebook @ codebook.T  # float64 and symmetric: rounding errors of the gains made pairs swap for ever
+    product = codebook @ codebook.T
     power = np.diag(product)
     distance = np.maximum(power[:, None] + power - 2 * product, 0)
     cost = distance * (use[:, None] + use)  # of taking one number for the other, both ways
@@ -84,9 +108,11 @@ def renumber(codebook, use):
     while swapped:
         swapped = False
         for a in range(M):
-            now = np.take_along_axis(cost, neighbours, axis=1).sum(axis=1)  # [M], of wrong bits in each number
-            a_moved = cost[a, neighbours].sum(axis=1)  # [M], if the codeword of number a had each number
-            other_moved = cost[neighbours[a]].sum(axis=0)  # [M], if the codeword of each number had number a
+            # [M]: cost of wrong bits in each number
+            now = np.take_along_axis(cost, neighbours, axis=1).sum(axis=1)
+            # [M]: of number a if it had the codeword of each number, and the other way round
+            a_moved = cost[a, neighbours].sum(axis=1)
+            other_moved = cost[neighbours[a]].sum(axis=0)
             gain = now[a] + now - a_moved - other_moved
             gain[neighbours[a]] -= 2 * cost[a, neighbours[a]]  # these two stay neighbours
             b = np.argmax(gain)
@@ -98,72 +124,132 @@ def renumber(codebook, use):
     return codeword
 
 
-def renumber_network(network, indices):
-    """Renumber the codewords of a network for their use in indices [v][stages], which are returned as renumbered."""
-    quantizer = network.get_layer("quantizer")
-    codebooks, counts = (np.array(ops.convert_to_numpy(x)) for x in (quantizer.codebooks, quantizer.counts))
-    renumbered = np.empty_like(indices)
-    for stage, index in enumerate(indices.T):
-        use = np.bincount(index, minlength=quantizer.M) + 1  # of rare codewords, a short file has none
-        codeword = renumber(codebooks[stage], use / use.sum())
-        codebooks[stage], counts[stage] = codebooks[stage][codeword], counts[stage][codeword]
-        renumbered[:, stage] = np.argsort(codeword)[index]
-    quantizer.codebooks.assign(codebooks)
-    quantizer.counts.assign(counts)
-    return renumbered
+def good_numbers(codebooks, indices):
+    """Codeword [stages][M] for each number, by the use of codebooks in indices [v][stages]."""
+    numbers = []
+    for codebook, index in zip(codebooks, indices.T, strict=True):
+        use = np.bincount(index, minlength=len(codebook)) + 1  # a short file lacks rare codewords
+        numbers.append(renumber(codebook, use / use.sum()))
+    return np.array(numbers)
+
+
+# ---------------------------------------------------------------- errors
 
 
 def flip_bits(indices, M, ber, rng):
-    """Indices [v][stages] of M codewords after a channel that flips each bit with a probability of `ber` [stages] %."""
+    """Indices [v][stages] of M codewords after bit errors; ber [stages] in % per bit."""
     bits = np.arange(M.bit_length() - 1)
-    wrong = rng.random((*indices.shape, len(bits))) < ber[:, None] / 100
+    wrong = rng.random((*indices.shape, len(bits))) < np.asarray(ber)[:, None] / 100
     return indices ^ (wrong << bits).sum(axis=-1)
 
 
-def sd_after(network, indices, x, counted, ber, seed):
-    """SD in dB² of what the receiver makes of indices [v][stages] after bit errors at the rates `ber` [stages] in %."""
-    rng, quantizer, sd = np.random.default_rng(seed), network.get_layer("quantizer"), []
+def lose(indices, share, rng):
+    """Indices [v][stages] of which `share` % of the vectors are lost: −1."""
+    lost = rng.random(len(indices)) < share / 100
+    return np.where(lost[:, None], -1, indices)
+
+
+def sd_after(errors, coder, numbers, indices, x, lower, seed):
+    """SD in dB² of frames x [n][K] after errors(numbers sent [v][stages], rng) on the way.
+
+    numbers [stages][M] are the codewords that numbers stand for, indices [v][stages] codewords.
+    """
+    rng, counted, sd = np.random.default_rng(seed), spectra.is_counted(x, lower), []
+    number_of = np.argsort(numbers, axis=1)
+    stage = np.arange(indices.shape[1])
     for _ in range(REPEATS):
-        received = flip_bits(indices, quantizer.M, ber, rng)
-        x_hat = vq_search.decode(network, ops.convert_to_numpy(quantizer.decode(received)))[: len(x)]
+        received = errors(number_of[stage, indices], rng)
+        is_lost = (received < 0).any(axis=1, keepdims=True)
+        decoded = np.where(is_lost, -1, numbers[stage, received])
+        x_hat = search.receive(coder, decoded, len(x))
         sd.append(np.mean((x - x_hat)[counted] ** 2))
     return np.mean(sd)
 
 
-def main(args, data):
-    x, options = data["x"], data["options"]
-    coder_args = coder.parse_args([args.features, "--nnin", args.network])
-    coder.load(coder_args)  # checks all options of the network and takes them over
-    network = vq_search.load_network(args.network, coder_args)
-    counted = codec2_model.is_counted(x, coder_args.lower)
-    _, indices, x_hat = vq_search.code(network, x, coder_args.sweeps, coder_args)
-    print(f"frames counted: {np.count_nonzero(counted)} of {len(x)}")
-    print(f"without bit errors SD: {np.mean((x - x_hat)[counted] ** 2):.2f} dB²")
-    nb_stages = options["vq_stages"]
-    channels = [(f"{STAGE_BER} % in stage {i + 1} only", STAGE_BER * np.eye(nb_stages)[i]) for i in range(nb_stages)]
-    channels += [(f"{ber:g} %", np.full(nb_stages, ber)) for ber in args.ber]
-    sd = {"as numbered": [], "renumbered": []}
-    for name, values in sd.items():
-        if name == "renumbered":
-            indices = renumber_network(network, indices)
-        for channel, ber in channels:
-            values.append(sd_after(network, indices, x, counted, ber, args.seed))
-            print(f"{name} SD at {channel}: {values[-1]:.2f} dB²")
-    if args.nnout:
-        shape = nb_stages, options["num_embedding"], options["eband_K"]
-        classical = plumbing.read_array(args.network, "classical", shape)
-        plumbing.save_network(network, options, args.nnout, classical=np.float16(classical))
-    if not args.noplots:
-        import matplotlib.pyplot as plt
+def measure(coder, numberings, indices, x, lower, args):
+    """{numbering: {channel: SD in dB²}} for numberings {name: codewords [stages][M]}; prints it."""
+    stages, M, _ = coder.codebooks.shape
+    channels = {}  # {name: bit error rates [stages] in %}
+    for stage in range(stages):
+        channels[f"{STATED_BER} % in stage {stage + 1} only"] = STATED_BER * np.eye(stages)[stage]
+    for ber in sorted({*args.ber, STATED_BER}):
+        channels[f"{ber:g} %"] = np.full(stages, ber)
+    found = {}
+    for name, numbers in numberings.items():
+        found[name] = {}
+        for channel, ber in channels.items():
 
-        fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
-        for name, values in sd.items():
-            ax.loglog(args.ber, values[nb_stages:], "o-", label=name)
-        ax.set(xlabel="Bit error rate (%)", ylabel="SD of vectors (dB²)", title="Numbering of the codewords")
-        ax.grid(alpha=0.3, which="both")
-        ax.legend()
-        plumbing.show({"vq_ber": fig}, args.plot_dir)
-    print(f"{sd['renumbered'][-1]:.2f}")
+            def errors(sent, rng, ber=ber):
+                return flip_bits(sent, M, ber, rng)
+
+            sd = sd_after(errors, coder, numbers, indices, x, lower, args.seed)
+            found[name][channel] = sd
+            print(f"{name} SD at {channel}: {sd:.2f} dB²")
+    return found
+
+
+def plot(found, args):
+    """SD over the bit error rate."""
+    plt = plots.pyplot()
+
+    fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+    for name, sd in found.items():
+        ax.loglog(args.ber, [sd[f"{ber:g} %"] for ber in args.ber], "o-", label=name)
+    ax.set(xlabel="Bit error rate (%)", ylabel="SD of vectors (dB²)")
+    ax.set_title("Numbering of the codewords")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend()
+    plots.show({NAME: fig}, args.plot_dir)
+
+
+def save(quantiser, numbers, filename):
+    """Write a Quantiser with its codewords in another order: numbers [stages][M]."""
+    codebooks = np.take_along_axis(quantiser.codebooks, numbers[:, :, None], axis=1)
+    networks.save_quantiser(
+        quantiser.encoder,
+        quantiser.decoder,
+        codebooks,
+        quantiser.predictor,
+        quantiser.options,
+        filename,
+        **quantiser.baseline,
+    )
+
+
+def main(args, data):
+    networks.set_up()
+    quantiser = networks.load_quantiser(args.network)
+    coder = search.coder_of(quantiser)
+    x, lower = data["vectors"], data["options"]["lower"]
+    lookahead_ms = search.usual_lookahead_ms(coder)
+    indices = search.send(coder, x, lookahead_ms=lookahead_ms, lower=lower)
+    stages, M, _ = coder.codebooks.shape
+    as_numbered = np.tile(np.arange(M), (stages, 1))
+    numberings = {
+        "at random": np.random.default_rng(args.seed).permuted(as_numbered, axis=1),
+        "as numbered": as_numbered,
+        "renumbered": good_numbers(coder.codebooks, indices),
+    }
+    if args.nnout:
+        save(quantiser, numberings["renumbered"], args.nnout)
+
+    def all_arrive(sent, rng):
+        return sent
+
+    def some_are_lost(sent, rng):
+        return lose(sent, LOST, rng)
+
+    counted = np.count_nonzero(spectra.is_counted(x, lower))
+    print(f"frames: {counted} of {len(x)}")
+    for name, errors in (("without errors", all_arrive), (f"{LOST} % lost", some_are_lost)):
+        sd = sd_after(errors, coder, as_numbered, indices, x, lower, args.seed)
+        print(f"{name} SD: {sd:.2f} dB²")
+    found = measure(coder, numberings, indices, x, lower, args)
+    if not args.noplots:
+        plot(found, args)
+    stated = {name: sd[f"{STATED_BER} %"] for name, sd in found.items()}
+    print(f"at {STATED_BER} %: {', '.join(f'{name} {sd:.1f}' for name, sd in stated.items())} dB²")
+    print(f"{stated['renumbered']:.2f}")
 
 
 if __name__ == "__main__":

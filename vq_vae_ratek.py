@@ -1,97 +1,118 @@
 #!/usr/bin/env python3
-"""Train the simplest VQ-VAE on rate K vectors: one Dense layer each side, a one-stage quantiser between.
+"""Train the simplest VQ-VAE on rate K vectors: a Dense layer each side of a one-stage quantiser.
 
 Usage:
-    ./vq_vae_ratek.py train.f32 --nnout vq.keras                      # K = 14, 7 bits every 10 ms: 700 bit/s
-    ./vq_vae_ratek.py train.f32 --dec 2 --num_embedding 16384         # the same bit rate, two frames per vector
-    ./vq_vae_ratek.py bands.f32 --nnin vq.keras --indexout bands.npy  # the sender; no training
-    ./vq_vae_ratek.py --nnin vq.keras --indexin bands.npy --testout decoded.f32                    # the receiver
+    ./vq_vae_ratek.py train.f32 --nnout vq.keras          # K = 14, 7 bits every 10 ms: 700 bit/s
+    ./vq_vae_ratek.py train.f32 --dec 2 --num_embedding 16384                  # the same bit rate
+    ./vq_out.py vq.keras bands.f32 --indexout bands.npy                        # the sender
+    ./vq_out.py vq.keras --indexin bands.npy --testout decoded.f32             # the receiver
 
-A vector is --dec consecutive frames.  The encoder maps it to --embedding_dim values, the quantiser makes an index of
-these, and the decoder turns the codeword into --dec frames.  The baseline is k-means with as many codewords.
+A vector is --dec consecutive frames.  The encoder maps it to --embedding_dim values, the quantiser
+makes an index of these, and the decoder turns the codeword into --dec frames.  The baseline is
+k-means with as many codewords.
 
-Expected: 22 minutes of speech, 15 s on two cores; SD on 61 s of other speakers and recordings, seeds 1 and 2: 28.9 dB²
-for 7 bits per frame, k-means 29.1; with --dec 2 --overlap (350 bit/s) 32.8, k-means 33.1 (seed 1).
+Expected: 22 minutes of speech, 15 s on two cores; SD on 61 s of other speakers and recordings,
+seeds 1 and 2: 28.9 dB² for 7 bits per frame, k-means 29.1; with --dec 2 --overlap (350 bit/s) 32.8,
+k-means 33.1 (seed 1).
+
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
 
-import itertools
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
-
-import codec2_model
-import plumbing
-import vq_pager
+import argparse
+import math
+import warnings
 
 import numpy as np
 
+import codec2_model
+from common import networks, plots, plumbing, spectra
+from common.plumbing import FormatError
+
 NAME = "vq_vae_ratek"
-OPTIONS = {"script": (NAME,)}  # of a network, and the values that they may have
-OPTIONS |= dict.fromkeys(("eband_K", "dec", "num_embedding", "embedding_dim"), range(1, 2**16 + 1))
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
 BATCH = 2048  # vectors
 STEPS = 2400  # training steps, a batch each, that the default of --epochs comes to
 ROUNDS = 40  # lines printed and evaluations made during a training
-LEARNING_RATE = 3e-5  # falls to 0 along a cosine; with more, the network fits the training speech and no other
+LEARNING_RATE = 3e-5  # falls to 0 along a cosine; with more, only the training speech is fitted
 GAIN_DB = 10  # training vectors are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
 KMEANS = 60_000  # vectors that k-means sees
+MEASURED = 3000  # frames of training and held-out part that their figures are of, at most
+PROGRESS = 2000  # held-out frames that the lines printed during a training are of, at most
+ALL_DB = -1000  # mean level above which frames count: all do
+MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description="One-stage VQ-VAE.", formatter_class=ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Train a one-stage VQ-VAE on rate K vectors.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
     number = {"type": plumbing.positive, "metavar": "N"}
-    parser.add_argument("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
-    parser.add_argument("--test", metavar="F32", help="another file that is never trained on")
-    parser.add_argument("--eband_K", **number, help="values in a vector: 14, or what the network of --nnin has")
-    parser.add_argument("--nb_samples", **number, help="use the first N frames")
-    parser.add_argument("--dec", **number, default=1, help="frames per quantised vector")
-    parser.add_argument("--overlap", action="store_true", help="training vectors start at every frame, not every N-th")
-    parser.add_argument("--num_embedding", **number, default=128, help="codewords")
-    parser.add_argument("--embedding_dim", **number, help="values that are quantised: --eband_K times --dec")
-    parser.add_argument("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
-    parser.add_argument("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
-    parser.add_argument("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
-    parser.add_argument("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
-    parser.add_argument("--vqout", metavar="STEM", help="write the codebook to STEM_1.f32")
-    parser.add_argument("--indexout", metavar="NPY", help="write the indices of --test, else FEATURES")
-    parser.add_argument("--indexin", metavar="NPY", help="decode these indices with --nnin, without FEATURES")
-    parser.add_argument("--testout", metavar="F32", help="write the decoded vectors")
-    parser.add_argument("--noplots", action="store_true", help="print figures only")
-    parser.add_argument("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
+    add("features", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
+    test_help = "another file, never trained on: the last figure and the plots are of it"
+    add("--test", metavar="F32", help=test_help)
+    K_help = "values in a vector (default: 14; 18 with --Fs 16000; 20 for newamp1)"
+    add("--eband_K", **number, default=14, help=K_help)
+    Fs_help = "sample rate of the speech (default: 8000)"
+    add("--Fs", type=plumbing.positive, default=spectra.FS_HZ, metavar="Hz", help=Fs_help)
+    gain_help = "features divided by this are log10(energy) (default: 10, for dB)"
+    add("--gain", type=plumbing.gain, default=10, metavar="G", help=gain_help)
+    add("--nb_samples", **number, help="use the first N frames")
+    add("--dec", **number, default=1, help="frames per quantised vector (default: 1)")
+    add("--overlap", action="store_true", help="training vectors start at every frame")
+    add("--num_embedding", **number, default=128, help="codewords (default: 128)")
+    dim_help = "values that are quantised (default: --eband_K times --dec)"
+    add("--embedding_dim", **number, help=dim_help)
+    epochs_help = f"passes through the frames (default: as many as make {STEPS} steps)"
+    add("--epochs", **number, help=epochs_help)
+    seed_help = "the same seed gives the same network (default: 1)"
+    add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
+    nnout_help = f"write the network here (default: {NAME}.keras)"
+    nnout = f"{NAME}.keras"
+    add("--nnout", type=plumbing.keras_file, default=nnout, metavar="NET", help=nnout_help)
+    add("--noplots", action="store_true", help="print figures only")
+    add("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
+    for name in ("--nnin", "--indexin", "--indexout", "--testout", "--vqout"):
+        add(name, action=plumbing.Gone, const="vq_out.py has it, for a trained network")
     args = parser.parse_args(argv)
-    if bool(args.indexin) == bool(args.features) or (args.indexin and not (args.nnin and args.testout)):
-        parser.error("give FEATURES, or --indexin with --nnin and --testout")
-    if not args.nnout.endswith(".keras"):
-        parser.error("--nnout must end in .keras")
-    if not 2 <= args.num_embedding <= 2**16 or (args.embedding_dim or 1) > args.dec * (args.eband_K or 14):
-        parser.error("--num_embedding must be 2 to 65536, --embedding_dim at most --eband_K times --dec")
+    if (args.eband_K, args.Fs) not in spectra.KINDS:
+        known = f"known are {spectra.kinds_in_words()}"
+        add_one = "another kind is a row of KINDS in common/spectra.py"
+        parser.error(f"--eband_K {args.eband_K}, --Fs {args.Fs}: {known}; {add_one}")
+    args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
+    for name, allowed in networks.QUANTISER_OPTIONS.items():
+        if name in args and getattr(args, name) not in allowed:
+            parser.error(f"--{name} must be {networks.in_words(allowed)}")
+    if args.embedding_dim > args.dec * args.eband_K:
+        parser.error("--embedding_dim must be at most --eband_K times --dec")
+    if args.noplots and args.plot_dir is not None:
+        parser.error("--plot_dir has no effect with --noplots")
     return args
 
 
 def load(args):
-    """{"train", "held-out"} or {"file"}, and {"test"}: rate K vectors [n][K] in dB; or {"indices": [v][1]}."""
-    if args.nnin:  # args get the options of that network
-        expected = OPTIONS | ({"eband_K": (args.eband_K,)} if args.eband_K else {})
-        options = plumbing.read_options(args.nnin, expected)
-        vars(args).update({name: options[name] for name in OPTIONS})
-    args.eband_K = args.eband_K or len(codec2_model.BAND_HZ)
-    args.embedding_dim = args.embedding_dim or args.dec * args.eband_K
-    outputs = [None if args.nnin else args.nnout, args.indexout, args.testout, args.vqout and f"{args.vqout}_1.f32"]
-    plot_dir = None if args.noplots else args.plot_dir
-    plumbing.check_outputs(outputs, [args.features, args.test, args.nnin, args.indexin], plot_dir)
-    if args.indexin:
-        return {"indices": codec2_model.read_indices(args.indexin, args.num_embedding, 1, args.dec)}
-    x = codec2_model.read_rate_K(args.features, args.eband_K, max_nb_samples=args.nb_samples)
+    """{"train", "held-out"} and, with --test, {"test"}: rate K vectors [n][K] in dB."""
+    plumbing.check_outputs([args.nnout], [args.features, args.test], args.plot_dir)
+    x = codec2_model.read_rate_K(args.features, args.eband_K, args.gain, args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before vectors overlap
-    needed = max(10, args.dec * args.num_embedding)  # of fewer than 10 frames, none is held out
-    if not args.nnin and nb_train < needed:
-        raise plumbing.FormatError(f"{args.features}: {nb_train} frames to train on, --num_embedding needs {needed}")
-    data = {"file": x} if args.nnin else {"train": x[:nb_train], "held-out": x[nb_train:]}
-    return data | ({"test": codec2_model.read_rate_K(args.test, args.eband_K)} if args.test else {})
+    least = max(MIN_FRAMES, args.dec * args.num_embedding)
+    if nb_train < least:
+        seconds = math.ceil(least * spectra.FRAME_S / 0.9)
+        advice = f"expected {least}: give it {seconds} s of speech"
+        if nb_train >= MIN_FRAMES:
+            advice += f", or --num_embedding {2 ** int(np.log2(nb_train / args.dec))}"
+        raise FormatError(f"{args.features}: {nb_train} frames to train on, {advice}")
+    data = {"train": x[:nb_train], "held-out": x[nb_train:]}
+    if args.test:
+        data["test"] = codec2_model.read_rate_K(args.test, args.eband_K, args.gain)
+    return data
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads
-    plumbing.plain_errors()
+    plumbing.start()
     ARGS = parse_args()
     DATA = load(ARGS)
 
@@ -100,157 +121,205 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 from keras import layers, ops
 from scipy.cluster.vq import kmeans2
 
+from common import search
 
-@keras.saving.register_keras_serializable("codec2_one_stage")
+# ---------------------------------------------------------------- quantiser
+
+
 class VectorQuantizer(layers.Layer):
-    """Vectors x [n][dim] become x_q, the nearest of M codewords; the gradient of x_q goes to x (straight-through).
+    """Vectors x [..., dim] become x_q, the nearest of M codewords; its gradient goes to x.
 
-    The codebook loss pulls codewords to their vectors, the commitment loss pulls vectors to their codeword.  The unused
-    loss pulls all codewords to the mean vector: so weakly that it only moves those that are nearest to no vector.
+    The codebook loss pulls codewords to their vectors, the commitment loss pulls vectors to their
+    codeword.  The unused loss pulls all codewords to the mean vector: so weakly that it only moves
+    those that are nearest to no vector.
 
-    Codewords [0, 0] and [1, 0], x = [0.9, 0], beta 0.25: x_q = [1, 0], codebook loss 0.1² / 2 = 0.005, commitment loss
-    0.25 · 0.005 = 0.00125, unused loss 0.001 · (0.9² + 0.1²) / 4 = 0.000205.
+    Codewords [0, 0] and [1, 0], x = [0.9, 0], beta 0.25: x_q = [1, 0], codebook loss 0.1² / 2 =
+    0.005, commitment loss 0.25 · 0.005 = 0.00125, unused loss 0.001 · (0.9² + 0.1²) / 4 = 0.000205.
     """
 
     def __init__(self, num_embedding, embedding_dim, beta=0.25, **kwargs):
         super().__init__(**kwargs)
-        self.beta = beta
+        self.dim, self.beta = embedding_dim, beta
         self.codebook = self.add_weight((num_embedding, embedding_dim), name="codebook")
 
     def search(self, x):
-        """Indices [n] of the codewords nearest to x [n][dim].  The distance lacks x², the same for all codewords."""
-        distance = ops.sum(self.codebook**2, axis=1) - 2 * ops.matmul(x, ops.transpose(self.codebook))
+        """Indices [n] of the codewords nearest to x [n][dim].
+
+        The distance lacks x², which is the same for all codewords.
+        """
+        power = ops.sum(self.codebook**2, axis=1)
+        distance = power - 2 * ops.matmul(x, ops.transpose(self.codebook))
         return ops.argmin(distance, axis=1)
 
-    def call(self, x):
-        x_q, fixed = ops.take(self.codebook, self.search(x), axis=0), ops.stop_gradient(x)
+    def call(self, inputs):
+        x = ops.reshape(inputs, (-1, self.dim))
+        x_q = ops.take(self.codebook, self.search(x), axis=0)
+        fixed = ops.stop_gradient(x)
+        mean = ops.mean(fixed, axis=0)
         self.add_loss(ops.mean((fixed - x_q) ** 2))  # codebook loss
         self.add_loss(self.beta * ops.mean((x - ops.stop_gradient(x_q)) ** 2))  # commitment loss
-        self.add_loss(0.001 * ops.mean((ops.mean(fixed, axis=0) - self.codebook) ** 2))  # unused loss
-        return ops.stop_gradient(x_q) + (x - fixed)  # straight-through: exactly x_q, with the gradient of x
+        self.add_loss(0.001 * ops.mean((mean - self.codebook) ** 2))  # unused loss
+        # straight-through: the value is exactly x_q, the gradient that of the identity
+        return ops.reshape(ops.stop_gradient(x_q) + (x - fixed), ops.shape(inputs))
+
+
+# ---------------------------------------------------------------- network
 
 
 def build_network(mean, args):
-    """Network from vectors [v][dec][K] to decoded ones; `mean` [K] is that of the training frames."""
-    frames = (args.dec, args.eband_K)
-    inputs = keras.Input(frames)
-    encoder = [layers.Rescaling(1 / SCALE_DB, -mean / SCALE_DB), layers.Flatten(), layers.Dense(args.embedding_dim)]
-    decoder = [layers.Dense(args.dec * args.eband_K), layers.Reshape(frames), layers.Rescaling(SCALE_DB, mean)]
-    z_e = keras.Sequential(encoder, name="encoder")(inputs)  # [v][embedding_dim]
-    z_q = VectorQuantizer(args.num_embedding, args.embedding_dim, name="quantizer")(z_e)
-    return keras.Model(inputs, keras.Sequential(decoder, name="decoder")(z_q))
+    """Network from frames [n][frames][K] to decoded ones; `mean` [K] is that of the training part.
+
+    Its layers are encoder, quantizer and decoder.
+    """
+    K, size = args.eband_K, args.dec * args.eband_K
+    scale = {"mean": mean, "variance": np.full(K, SCALE_DB**2)}
+
+    frames = keras.Input((None, K))
+    hidden = layers.Normalization(**scale)(frames)
+    hidden = layers.Reshape((-1, size))(hidden)  # [n][vectors][dec · K]
+    z_e = layers.Dense(args.embedding_dim, name="to_axes")(hidden)
+    encoder = keras.Model(frames, z_e, name="encoder")
+
+    z_q = keras.Input((None, args.embedding_dim))
+    hidden = layers.Dense(size, name="from_axes")(z_q)
+    hidden = layers.Reshape((-1, K))(hidden)  # [n][frames][K]
+    decoded = layers.Normalization(**scale, invert=True)(hidden)
+    decoder = keras.Model(z_q, decoded, name="decoder")
+
+    quantizer = VectorQuantizer(args.num_embedding, args.embedding_dim, name="quantizer")
+    return keras.Model(frames, decoder(quantizer(encoder(frames))))
 
 
-def random_filter(chunks, rng):
-    """Chunks [n][frames][K] in dB after random filters: a gain and three cosines over frequency."""
-    n, _, K = chunks.shape
-    weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
-    response = weights @ np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, K)))
-    response += rng.uniform(-GAIN_DB, GAIN_DB, (n, 1))
-    return chunks + np.float32(response)[:, None]
+def random_filter(vectors, args, rng):
+    """Vectors [n][dec][K] in dB as other microphones, rooms or radios would have recorded them."""
+    hz = spectra.KINDS[args.eband_K, args.Fs].hz
+    response = spectra.random_response(hz, len(vectors), rng, FILTER_DB, GAIN_DB, Fs=args.Fs)
+    return vectors + response[:, None]
+
+
+# ---------------------------------------------------------------- training
+
+
+def fit_kmeans(x, M):
+    """Codebook float32 [M][dim] of k-means for vectors x [n][dim], which starts at the first M."""
+    with warnings.catch_warnings(action="ignore"):  # about codewords that are nearest to no vector
+        return np.float32(kmeans2(x, x[:M], 20, minit="matrix")[0])
+
+
+def start_as_kmeans(network, x, codebook):
+    """Start as PCA and k-means: the encoder projects on the principal axes of x [n][dec · K]."""
+    encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
+    codebook = codebook.reshape(1, -1, encoder.input.shape[-1])
+    axes = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))[1]
+    dim = encoder.output.shape[-1]
+    axes = axes[:, : -dim - 1 : -1]  # those with the largest variances, which come last
+    encoder.get_layer("to_axes").set_weights([axes, np.zeros(dim)])
+    decoder.get_layer("from_axes").set_weights([axes.T, np.zeros(len(axes))])
+    network.get_layer("quantizer").codebook.assign(encoder(codebook)[0])
 
 
 def train(network, x, held, args, rng):
-    """Fit the network to frames x [n][K]; returns the codebook [M][dec · K] of k-means."""
-    encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
+    """Fit the network to frames x [n][K]; returns the codebook of k-means and the steps made."""
     first_frames = np.arange(0, len(x) - args.dec + 1, 1 if args.overlap else args.dec)
     vectors = x[first_frames[:, None] + np.arange(args.dec)]  # [v][dec][K]
-    epoch_steps = -(-len(vectors) // BATCH)
-    epochs = args.epochs or -(-STEPS // epoch_steps)
-    print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
+    epoch_steps = math.ceil(len(vectors) / BATCH)
+    epochs = args.epochs or math.ceil(STEPS / epoch_steps)
+    steps = epochs * epoch_steps
+    print(f"epochs: {epochs}")
+    print(f"steps: {steps}")
 
-    # start as PCA and k-means: the encoder projects on the principal axes, the quantiser has the codewords
-    some = random_filter(rng.choice(vectors, max(args.num_embedding, min(len(x), KMEANS))), rng)
-    flat = some.reshape(len(some), -1)
-    kmeans = kmeans2(flat, flat[: args.num_embedding], 20, minit="matrix")[0]
-    axes = np.linalg.eigh(np.atleast_2d(np.cov(flat.T)))[1]  # the last ones have the largest variances
-    axes = axes[:, : -args.embedding_dim - 1 : -1]
-    encoder.layers[-1].set_weights([axes, np.zeros(args.embedding_dim)])
-    decoder.layers[0].set_weights([axes.T, np.zeros(len(axes))])
-    quantizer.codebook.assign(encoder(kmeans.reshape(-1, args.dec, args.eband_K)))
+    n = max(args.num_embedding, min(len(x), KMEANS))
+    some = random_filter(rng.choice(vectors, n), args, rng).reshape(n, -1)
+    codebook = fit_kmeans(some, args.num_embedding)
+    start_as_kmeans(network, some, codebook)
 
-    model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
-    model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2, steps_per_execution=10)
-    progress = plumbing.Progress(epochs)
-    with plumbing.CtrlC(model) as ctrl_c:
-        for before, epoch in itertools.pairwise(np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))):
-            chosen = random_filter(rng.choice(vectors, (epoch - before) * epoch_steps * BATCH), rng)
+    model = keras.Model(network.inputs, network.outputs)  # the network is saved without optimiser
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+    weight = 1 / SCALE_DB**2
+    model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=weight, steps_per_execution=10)
+    held = held[spectra.pieces(len(held) // args.dec * args.dec, PROGRESS)][None]
+    progress = plumbing.Progress(steps, "step")
+    done = 0
+    try:
+        for end in np.linspace(0, steps, min(ROUNDS, steps) + 1).astype(int)[1:].tolist():
+            chosen = random_filter(rng.choice(vectors, (end - done) * BATCH), args, rng)
             loss = model.fit(chosen, chosen, BATCH, shuffle=False, verbose=0).history["loss"][0]
-            held_sd = np.mean((held - decode(network, encode(network, held))[: len(held)]) ** 2)
-            progress.show(epoch, f"loss {loss:.4f}, held-out SD {held_sd:.2f} dB²")
-            if ctrl_c.pressed:
-                break
-    return kmeans
+            done = end
+            held_sd = np.mean((held - network.predict_on_batch(held)) ** 2)
+            progress.show(done, f"loss {loss:.4f}, held-out SD {held_sd:.2f} dB²")
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    return codebook, done
 
 
-def encode(network, x):
-    """Indices int32 [v][1] that stand for frames x [n][K]; the last frame is repeated where dec does not divide n."""
-    encoder, quantizer, dec = network.get_layer("encoder"), network.get_layer("quantizer"), network.input_shape[1]
-    x = np.pad(x, ((0, -len(x) % dec), (0, 0)), "edge")
-    z_e = ops.convert_to_numpy(encoder(x.reshape(-1, dec, x.shape[1])))
-    parts = np.array_split(z_e, -(-len(z_e) * quantizer.codebook.shape[0] // 2**24))  # bounds the memory for distances
-    return np.concatenate([ops.convert_to_numpy(quantizer.search(part)) for part in parts])[:, None]
+# ---------------------------------------------------------------- figures
 
 
-def decode(network, indices):
-    """Frames [v · dec][K] that indices [v][1] stand for.  Decodes every codeword once: all files get the same bits."""
-    quantizer, decoder = network.get_layer("quantizer"), network.get_layer("decoder")
-    codewords = ops.convert_to_numpy(decoder(ops.convert_to_tensor(quantizer.codebook)))  # [M][dec][K]
-    return codewords[indices[:, 0]].reshape(-1, codewords.shape[2])
+def evaluate(coders, x):
+    """Decode x [n][K] with {label: Coder}: {label: Figures}, {label: frames}, {label: indices}."""
+    figures, decoded, indices = {}, {}, {}
+    for label, coder in coders.items():
+        indices[label] = search.send(coder, x, lookahead_ms=0)
+        decoded[label] = search.receive(coder, indices[label], len(x))
+        figures[label] = spectra.measure(x, decoded[label])
+    return figures, decoded, indices
+
+
+def plot(figures, numbers, x, decoded, args):
+    """SD over time, and pages of some of the frames `numbers` of x [n][K] and of decoded ones."""
+    plots.show({f"{NAME}_sd": plots.plot_sd(figures, numbers)}, args.plot_dir)
+    sd = figures["network"].sd
+    frames = plots.typical_frames(sd, x[numbers].mean(axis=1))
+    titles = [f"frame {numbers[frame]}: SD {sd[frame]:.1f} dB²" for frame in frames]
+    files = {"original": x[numbers], "decoded": decoded["network"]}
+    hz = spectra.KINDS[args.eband_K, args.Fs].hz
+    plots.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir, hz)
 
 
 def main(args, data):
-    if args.nnin:
-        network = plumbing.load_network(args.nnin)
-        shapes = {layer.name: layer.output.shape[1:] for layer in network.layers[1:]}
-        frames, z = (args.dec, args.eband_K), (args.embedding_dim,)
-        if network.input_shape[1:] != frames or shapes != {"encoder": z, "quantizer": z, "decoder": frames}:
-            raise plumbing.FormatError(f"{args.nnin}: its layers are not those that its options tell")
-        kmeans = plumbing.read_array(args.nnin, "kmeans", (args.num_embedding, args.dec * args.eband_K))
-    else:
-        network = build_network(data["train"].mean(axis=0), args)
-        kmeans = train(network, data["train"], data["held-out"], args, np.random.default_rng(args.seed))
-        options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
-        plumbing.save_network(network, {**options, "script": NAME}, args.nnout, kmeans=kmeans)
-    if args.indexin:  # the receiver
-        indices, nb_frames = data["indices"]
-        codec2_model.write_rate_K(decode(network, indices)[:nb_frames], args.testout)
-        print(f"frames: {nb_frames}")
-        return
+    networks.set_up(args.seed)
+    networks.print_device()
+    rng = np.random.default_rng(args.seed)
+    x = data["train"]
+    network = build_network(x.mean(axis=0), args)
+    kmeans, steps = train(network, x, data["held-out"], args, rng)
+    encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
+    codebooks = ops.convert_to_numpy(network.get_layer("quantizer").codebook)[None]
+    options = {
+        "script": NAME,
+        "eband_K": args.eband_K,
+        "Fs": args.Fs,
+        "dec": args.dec,
+        "vq_stages": 1,
+        "num_embedding": args.num_embedding,
+        "embedding_dim": args.embedding_dim,
+        "lower": ALL_DB,
+        "seed": args.seed,
+        "steps": steps,
+    }
+    arrays = {"kmeans": kmeans[None], "shape": spectra.shape_statistics(x)}
+    networks.save_quantiser(encoder, decoder, codebooks, None, options, args.nnout, **arrays)
+    print(f"trained: {steps} steps")
 
-    # k-means as a network, so that it codes with the same functions
-    baseline = keras.Sequential([keras.Input((args.dec, args.eband_K)), layers.Flatten(name="encoder")])
-    baseline.add(VectorQuantizer(*kmeans.shape, name="quantizer"))
-    baseline.add(layers.Reshape((args.dec, args.eband_K), name="decoder"))
-    baseline.get_layer("quantizer").codebook.assign(kmeans)
+    quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved
+    coders = {"network": search.coder_of(quantiser), "k-means": search.baseline_of(quantiser)}
     bits = np.log2(args.num_embedding)
     print(f"bits: {bits:g} per vector")
-    print(f"bit rate: {bits / (args.dec * codec2_model.FRAME_S):g} bit/s")
-    print(f"algorithmic delay: {args.dec - 1} frames")
+    print(f"bit rate: {bits / (args.dec * spectra.FRAME_S):g} bit/s")
+    print(f"algorithmic delay: {search.delay_ms(coders['network'], 0)} ms")
+    numbers = {part: spectra.pieces(len(x), MEASURED) for part, x in data.items()}
+    if args.test:
+        numbers["test"] = np.arange(len(data["test"]))  # all
+    figures, decoded = {}, {}
     for part, x in data.items():
-        indices = encode(network, x)
-        x_hat = {"network": decode(network, indices)[: len(x)]}
-        x_hat["k-means"] = decode(baseline, encode(baseline, x))[: len(x)]
-        sd = codec2_model.print_figures(part, x, lambda y, n: {label: y[label][n] for label in y}, x_hat)
-        print(f"{part} codewords of stage 1 in use: {100 * len(np.unique(indices)) / args.num_embedding:.1f} %")
-
-    if args.vqout:
-        codec2_model.write_rate_K(ops.convert_to_numpy(network.get_layer("quantizer").codebook), f"{args.vqout}_1.f32")
+        figures[part], decoded[part], indices = evaluate(coders, x[numbers[part]])
+        spectra.print_figures(part, figures[part])
+        used = 100 * len(np.unique(indices["network"])) / args.num_embedding
+        print(f"{part} codewords of stage 1 in use: {used:.1f} %")
+    part = "test" if args.test else "held-out"
     if not args.noplots:
-        plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd)}, args.plot_dir)
-        frames = vq_pager.typical_frames(sd["network"], x.mean(axis=1))
-        titles = [f"frame {f}: SD {sd['network'][f]:.1f} dB²" for f in frames]
-        files = {"original": x, "decoded": x_hat["network"]}
-        vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
-    if part == "held-out":  # the outputs are of all FEATURES
-        x = np.concatenate([data["train"], data["held-out"]])
-        indices = encode(network, x)
-    if args.testout:
-        codec2_model.write_rate_K(decode(network, indices)[: len(x)], args.testout)
-    if args.indexout:
-        codec2_model.write_indices(indices, len(x), args.indexout)
-    print(f"{sd['network'].mean():.2f}")
+        plot(figures[part], numbers[part], data[part], decoded[part], args)
+    print(f"{figures[part]['network'].sd.mean():.2f}")
 
 
 if __name__ == "__main__":

@@ -1,478 +1,674 @@
 #!/usr/bin/env python3
-"""Train a VQ-VAE that sends rate K vectors over a channel: two conv1D layers each side of a multi-stage quantiser.
+"""Train a VQ-VAE on rate K vectors: two conv1D layers each side of a multi-stage quantiser.
 
 Usage:
-    ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras                      # K = 14, 22 bits every 20 ms: 1100 bit/s
-    ./vq_vae_ratek_conv1d.py train.f32 --dec 4 --vq_stages 4                 # 44 bits every 40 ms, the same bit rate
-    ./vq_vae_ratek_conv1d.py bands.f32 --nnin vq.keras --indexout bands.npy  # the sender; no training
-    ./vq_vae_ratek_conv1d.py --nnin vq.keras --indexin bands.npy --testout decoded.f32                   # the receiver
+    ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras  # K = 14, 22 bits every 20 ms: 1100 bit/s
+    ./vq_vae_ratek_conv1d.py train.f32 --dec 4 --vq_stages 4             # 44 bits every 40 ms
+    ./vq_vae_ratek_conv1d.py train.f32 --dec 4 --vq_stages 4 --low_delay --start vq.keras
+    ./vq_out.py vq.keras bands.f32 --indexout bands.npy                  # the sender
+    ./vq_out.py vq.keras --indexin bands.npy --testout decoded.f32       # the receiver
 
-The encoder turns --dec frames and their neighbours into one vector, the quantiser makes one index per stage of it, and
-the decoder turns the sum of the codewords into --dec frames.  The sender (vq_search.py) chooses the indices by analysis
-by synthesis: of the --mbest sums of codewords nearest to the encoder's output, each vector takes the one whose decoded
-frames are nearest to the original, in --sweeps passes over the vectors.  With --harmonics it is the one of which a
-network from eband_train.py or newamp1_train.py makes the best harmonics.  Beside it stands the classical quantiser at
-the same bit rate: multi-stage k-means VQ of every --dec-th frame, linear interpolation between, the same search.
+The encoder turns --dec frames and their neighbours into one vector, the quantiser makes one index
+per stage of it, and the decoder turns the sum of the codewords into --dec frames.  The sender
+(common/search.py) chooses the indices by analysis by synthesis: those whose decoded frames are
+nearest to the original.  Beside it stands the classical quantiser at the same bit rate and delay,
+with the same search: predictive multi-stage VQ of blocks of --dec frames (common/classical.py).
 
-Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the figures.
+Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the
+figures.
 
-Expected: 22 minutes of speech, K = 14, 1100 bit/s, 12,000 steps, 5 minutes on two cores; SD on 61 s of other
-speakers and recordings, seeds 1 to 3: 3.47, 3.41, 3.43 dB², classical VQ 6.5.  Four stages every 40 ms, --blocks 1,
-3.4 hours of speech, 29,000 steps: 2.17 dB² at the same bit rate, for 280 instead of 120 ms of delay.  --blocks 1 makes
-SD 6 to 11 % lower, for 120 ms of this delay and twice the time per step (networks/README.md).
+Expected: README.md tells what the default reaches on 22 minutes of speech, networks/README.md what
+four stages every 40 ms reach on three hours, both beside the classical quantiser.
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
 
-import itertools
+import argparse
+import math
 import warnings
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-
-import codec2_model
-import plumbing
-import vq_pager
-from plumbing import FormatError
 
 import numpy as np
 
+import codec2_model
+from common import networks, plots, plumbing, spectra
+from common.plumbing import FormatError
+
 NAME = "vq_vae_ratek_conv1d"
-OPTIONS = {  # of a network, and the values that they may have
-    "script": (NAME,),
-    "eband_K": range(2, 161),
-    "dec": (1, 2, 4, 8),
-    "vq_stages": range(1, 17),
-    "num_embedding": range(2, 2**16 + 1),
-    "embedding_dim": range(2, 257),
-}
 HIDDEN = 128  # channels of the hidden layers; 256 gain nothing
 KERNEL = 7  # frames that a conv1D layer looks at; strided layers look at twice --dec and 3 more
 DIM_PER_FRAME = 8  # values that are quantised per frame
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
-F_CUTOFF_HZ = 3600  # harmonics that --harmonics counts, as in the training of the decoder
-CHUNK = 32  # frames of a training sequence
-BATCH = 32  # chunks
+CHUNK = 64  # frames of a training sequence; the vectors of a chunk are predicted one from another
+BATCH = 16  # chunks
 STEPS = 12_000  # training steps, a batch each, that the default of --epochs comes to
-FIRST_STEPS = 250  # steps without the quantiser; in thousands of them the encoder's output would grow without bound
+FIRST_STEPS = 250  # without the quantiser; in thousands the encoder's output would grow unbounded
 ROUNDS = 40  # lines printed and evaluations made during a training
 LEARNING_RATE = 2e-3  # falls to 0 along a cosine
-CLIP_NORM = 0.5  # of all gradients together, which is 0.2 to 0.4 most of the time; one bad batch ruined a training
+CLIP_NORM = 0.5  # of all gradients, mostly 0.2 to 0.4 together; one bad batch ruined a training
 TRAIN_MBEST = 4  # partial sums that the search in training carries from stage to stage
 BETA = 1  # weight of the commitment loss; with 0.25 the encoder's output grows
-DECAY = 0.99  # per step, of the EMA that the codebooks follow
+DECAY = 0.99  # per step, of the EMA that the codebooks and the predictor follow
+LEAK = 0.6  # of the prediction that is used; more gains little, and wrong bits last longer
+RIDGE = 1e-4  # of the mean power of z: keeps the predictor finite where a value of z is always 0
+START_RATE = 1e-3  # highest learning rate of a training that starts from another network
+WARM_STEPS = 200  # in which it rises to that
 GAIN_DB = 10  # training chunks are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
-CUTOFF_SLOPE = 0.25  # dB/Hz at most
-CUTOFF_DB = 50  # attenuation at most
-NEWAMP1_RANGE_DB = 50  # of K = 20 vectors of one frame, filtered ones as well
+CUTOFF_DB = 50  # most that a low pass or a high pass takes away
 KMEANS = 60_000  # vectors that k-means sees
-SAMPLE = 64  # blocks of 256 frames that the evaluations during training look at
-TRAIN_SAMPLE = 1024  # such blocks that the figures of the training part are of, at most
+PROGRESS = 16_384  # frames of a part that the lines printed during a training are of, at most
+MEASURED = 3000  # frames of training and held-out part that the figures are of, at most
 PICTURES = 16  # of the film, at most
+FILM_STAGES = 4  # that the film shows, at most
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description="Multi-stage VQ-VAE.", formatter_class=ArgumentDefaultsHelpFormatter)
-    add, number = parser.add_argument, {"type": plumbing.positive, "metavar": "N"}
-    add("features", nargs="?", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
-    add("--test", metavar="F32", help="another file that is never trained on")
-    add("--eband_K", **number, help="values in a vector: 14, or what the network of --nnin has")
+    parser = argparse.ArgumentParser(
+        description="Train a multi-stage VQ-VAE on rate K vectors.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    number = {"type": plumbing.positive, "metavar": "N"}
+    add("features", metavar="FEATURES", help="rate K vectors in dB, float32 [frames][K]")
+    test_help = "another file, never trained on: the last figure and the plots are of it"
+    add("--test", metavar="F32", help=test_help)
+    K_help = "values in a vector (default: 14; 18 with --Fs 16000; 20 for newamp1)"
+    add("--eband_K", **number, default=14, help=K_help)
+    Fs_help = "sample rate of the speech (default: 8000)"
+    add("--Fs", type=plumbing.positive, default=spectra.FS_HZ, metavar="Hz", help=Fs_help)
+    gain_help = "features divided by this are log10(energy) (default: 10, for dB)"
+    add("--gain", type=plumbing.gain, default=10, metavar="G", help=gain_help)
     add("--nb_samples", **number, help="use the first N frames")
-    add("--lower", type=float, default=10, metavar="dB", help="frames must have a higher mean to count")
-    add("--dec", type=int, default=2, choices=OPTIONS["dec"], help="frames per quantised vector")
-    add("--vq_stages", **number, default=2, help="stages of the quantiser")
-    add("--num_embedding", **number, default=2048, help="codewords of a stage")
-    add("--embedding_dim", **number, help=f"values that are quantised: {DIM_PER_FRAME} times --dec")
-    add("--blocks", type=int, default=0, choices=range(5), help="residual blocks on each side; each adds to the delay")
-    add("--epochs", **number, help=f"passes through the frames: as many as make {STEPS} steps")
-    add("--cutoffs", type=float, default=0.3, metavar="P", help="share of the training speech made narrow band")
-    add("--seed", type=plumbing.natural, default=1, help="the same seed gives the same network")
-    add("--mbest", **number, default=32, help="candidates of the search: partial sums kept from stage to stage")
-    add("--sweeps", type=plumbing.natural, default=3, metavar="N", help="0: no analysis by synthesis")
-    add("--harmonics", nargs=2, metavar=("MODEL", "NET"), help="search for the harmonics that this decoder makes")
-    add("--nnin", metavar="NET", help="use this network, with its options, instead of training one")
-    add("--nnout", default=f"{NAME}.keras", metavar="NET", help="write the network here")
-    add("--vqout", metavar="STEM", help="write the codebooks to STEM_1.f32, STEM_2.f32 …")
-    add("--indexout", metavar="NPY", help="write the indices of --test, else FEATURES")
-    add("--indexin", metavar="NPY", help="decode these indices with --nnin, without FEATURES")
-    add("--testout", metavar="F32", help="write the decoded vectors")
+    lower_help = "frames with a higher mean level count (default: 10)"
+    add("--lower", type=plumbing.level, default=10, metavar="dB", help=lower_help)
+    dec_help = "frames per quantised vector: 1, 2, 4 or 8 (default: 2)"
+    add("--dec", type=int, default=2, choices=(1, 2, 4, 8), metavar="N", help=dec_help)
+    add("--vq_stages", **number, default=2, help="stages of the quantiser (default: 2)")
+    add("--num_embedding", **number, default=2048, help="codewords of a stage (default: 2048)")
+    dim_help = f"values that are quantised (default: {DIM_PER_FRAME} times --dec)"
+    add("--embedding_dim", **number, help=dim_help)
+    delay_help = "layers that see little of what comes later: 70 instead of 280 ms with --dec 4"
+    add("--low_delay", action="store_true", help=delay_help)
+    leak_help = f"share of the prediction that is used, 0 for none (default: {LEAK:g})"
+    add("--leak", type=plumbing.probability, default=LEAK, metavar="P", help=leak_help)
+    start_help = "start from the layers of this network, with or without --low_delay"
+    add("--start", metavar="NET", help=start_help)
+    epochs_help = f"passes through the frames (default: as many as make {STEPS} steps)"
+    add("--epochs", **number, help=epochs_help)
+    cutoffs_help = "share of the training speech that is made narrow band (default: 0.3)"
+    add("--cutoffs", type=plumbing.probability, default=0.3, metavar="P", help=cutoffs_help)
+    seed_help = "the same seed gives the same network (default: 1)"
+    add("--seed", type=plumbing.natural, default=1, metavar="N", help=seed_help)
+    nnout_help = f"write the network here (default: {NAME}.keras)"
+    nnout = f"{NAME}.keras"
+    add("--nnout", type=plumbing.keras_file, default=nnout, metavar="NET", help=nnout_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
+    gone = "--nnin --indexin --indexout --testout --vqout --mbest --sweeps"
+    for name in gone.split():
+        add(name, action=plumbing.Gone, const="vq_out.py has it, for a trained network")
     args = parser.parse_args(argv)
-    if bool(args.indexin) == bool(args.features) or (args.indexin and not (args.nnin and args.testout)):
-        parser.error("give FEATURES, or --indexin with --nnin and --testout")
-    if args.harmonics and (args.test or args.nb_samples or args.indexin or not args.nnin):
-        parser.error("--harmonics goes with --nnin and all of FEATURES")
-    if not args.nnout.endswith(".keras"):
-        parser.error("--nnout must end in .keras")
+    if (args.eband_K, args.Fs) not in spectra.KINDS:
+        known = f"known are {spectra.kinds_in_words()}"
+        add_one = "another kind is a row of KINDS in common/spectra.py"
+        parser.error(f"--eband_K {args.eband_K}, --Fs {args.Fs}: {known}; {add_one}")
     args.embedding_dim = args.embedding_dim or DIM_PER_FRAME * args.dec
-    for name in ("eband_K", "vq_stages", "num_embedding", "embedding_dim"):
-        if getattr(args, name) not in (None, *OPTIONS[name]):
-            parser.error(f"--{name} must be {OPTIONS[name][0]} to {OPTIONS[name][-1]}")
+    for name, allowed in networks.QUANTISER_OPTIONS.items():
+        if getattr(args, name) not in allowed:
+            parser.error(f"--{name} must be {networks.in_words(allowed)}")
+    if args.noplots and args.plot_dir is not None:
+        parser.error("--plot_dir has no effect with --noplots")
     return args
 
 
 def load(args):
-    """{"train", "held-out"} or {"file"}, and {"test"}: rate K vectors [n][K] in dB; or {"indices": [v][stages]}.
-
-    With --nnin, args get the options of that network; with --harmonics, "pair" is what codec2_model.load_pair() gives.
-    """
-    if args.nnin:
-        options = plumbing.read_options(args.nnin, OPTIONS)
-        if args.eband_K not in (None, options["eband_K"]):
-            raise FormatError(f"{args.nnin}: a network for --eband_K {options['eband_K']}, not {args.eband_K}")
-        vars(args).update({name: options[name] for name in OPTIONS})
-    books = [f"{args.vqout}_{stage + 1}.f32" for stage in range(args.vq_stages)] if args.vqout else []
-    outputs = [None if args.nnin else args.nnout, args.indexout, args.testout, *books]
-    inputs = [args.features, args.test, args.nnin, args.indexin, *(args.harmonics or [])]
-    plumbing.check_outputs(outputs, inputs, None if args.noplots else args.plot_dir)
-    if args.indexin:
-        return {"indices": codec2_model.read_indices(args.indexin, args.num_embedding, args.vq_stages, args.dec)}
-    args.eband_K = args.eband_K or len(codec2_model.BAND_HZ)
-    x = codec2_model.read_rate_K(args.features, args.eband_K, max_nb_samples=args.nb_samples)
+    """{"train", "held-out"} and, with --test, {"test"}: rate K vectors [n][K] in dB."""
+    plumbing.check_outputs([args.nnout], [args.features, args.test, args.start], args.plot_dir)
+    if args.start:
+        check_start(args)
+    x = codec2_model.read_rate_K(args.features, args.eband_K, args.gain, args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before chunks overlap
-    data = {"file": x} if args.nnin else {"train": x[:nb_train], "held-out": x[nb_train:]}
+    data = {"train": x[:nb_train], "held-out": x[nb_train:]}
     if args.test:
-        data["test"] = codec2_model.read_rate_K(args.test, args.eband_K)
+        data["test"] = codec2_model.read_rate_K(args.test, args.eband_K, args.gain)
     for part, frames in data.items():
-        least = max(MIN_FRAMES, args.dec * args.num_embedding) if part == "train" else 1
-        found = np.count_nonzero(codec2_model.is_counted(frames, args.lower))
-        if found < least:
-            why = f"{found} {part} frames with a mean level above {args.lower:g} dB, expected {least} or more"
-            raise FormatError(f"{args.test if part == 'test' else args.features}: {why}")
-    if args.harmonics:
-        model, decoder = args.harmonics
-        expected = {"input": ("bands", "bands and Wo", "newamp1"), "width": range(2, 4097)}
-        expected |= {"eband_K": (args.eband_K,), "eband_start": (0,)}
-        width = plumbing.read_options(decoder, expected)["width"]
-        data["pair"] = codec2_model.load_pair(args.features, model, x, width, F_CUTOFF_HZ)
+        found = np.count_nonzero(spectra.is_counted(frames, args.lower))
+        what = f"{found} {part} frames with a mean level above {args.lower:g} dB"
+        if found == 0:
+            raise FormatError(f"{args.test if part == 'test' else args.features}: {what}")
+        if part == "train":
+            check_size(found, what, args)
     return data
 
 
+def check_size(found, what, args):
+    """FormatError if the frames found are too few to train on; `what` says how many."""
+    least = max(MIN_FRAMES, args.dec * args.num_embedding)
+    if found < least:
+        seconds = math.ceil(least * spectra.FRAME_S / 0.9)
+        advice = f"expected {least}: give it {seconds} s of speech"
+        if found >= MIN_FRAMES:
+            advice += f", or --num_embedding {2 ** int(np.log2(found / args.dec))}"
+        raise FormatError(f"{args.features}: {what}, {advice}")
+
+
+def check_start(args):
+    """FormatError unless the layers of the network --start fit."""
+    options = networks.read_quantiser_options(args.start)
+    for name in ("eband_K", "dec", "embedding_dim"):
+        if options[name] != getattr(args, name):
+            why = f"a network with {name} {options[name]}, expected {getattr(args, name)}"
+            raise FormatError(f"{args.start}: {why}")
+    if options.get("script") != NAME or "low_delay" not in options:
+        raise FormatError(f"{args.start}: expected a network that this script has trained")
+
+
 if __name__ == "__main__":  # report bad options and files before Keras loads
-    plumbing.plain_errors()
+    plumbing.start()
     ARGS = parse_args()
     DATA = load(ARGS)
 
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
     import keras
-import vq_search
-
 from keras import layers, ops
 from scipy.cluster.vq import kmeans2, vq
+
+from common import classical, search
 
 # ---------------------------------------------------------------- quantiser
 
 
-@keras.saving.register_keras_serializable("codec2")
 class VectorQuantizer(layers.Layer):
-    """Vectors x [..., dim] become x_q, the sum of one codeword per stage; each stage quantises the residual so far.
+    """Vectors z [n][vectors][dim] become z_hat, what is decoded of them, for training.
 
-    The gradient of x_q goes to x unchanged (straight-through estimator).  The commitment loss beta·mean((x − x_q)²)
-    pulls x to its codewords.  The codebooks get no gradient: EMA updates move every codeword towards the mean of the
-    vectors assigned to it, and one that is hardly used restarts at a vector of the batch.
+    z_hat[t] = z_hat[t − 1] @ predictor + one codeword per stage; each stage quantises the residual
+    so far.  The first vector of a sequence is not quantised: it stands for what came before.
 
-    Codewords [0, 0] and [1, 0], x = [0.9, 0], beta 0.25: x_q = [1, 0], commitment loss 0.25 · 0.1² / 2 = 0.00125.
+    The gradient of z_hat goes to z unchanged (straight-through estimator).  The commitment loss
+    beta·mean((z − z_hat)²) pulls z to what is decoded of it.  Codebooks and predictor get no
+    gradient.  EMA updates move every codeword towards the mean of the vectors assigned to it, and
+    one that is hardly used restarts at a vector of the batch.  The predictor is `leak` times the
+    least-squares prediction of z[t] from z_hat[t − 1], by an EMA of their covariances; with a leak
+    below 1, what a wrong bit does dies away.
+
+    Codewords [0, 0] and [1, 0], predictor 0.5 · I, beta 0.25, z = [[2, 0], [1.9, 0]]: residual
+    [0.9, 0], z_hat = [[2, 0], [2, 0]], commitment loss 0.25 · 0.1² / 2 = 0.00125.
     """
 
-    def __init__(self, num_embedding, embedding_dim, stages, m_best=4, beta=0.25, decay=0.99, **kwargs):
+    def __init__(self, stages, num_embedding, embedding_dim, m_best, beta, decay, leak, **kwargs):
         super().__init__(**kwargs)
-        self.M, self.dim, self.stages, self.m_best = num_embedding, embedding_dim, stages, m_best
-        self.beta, self.decay = beta, decay
-        self.codebooks = self.add_weight((stages, self.M, self.dim), trainable=False, name="codebooks")
-        self.counts = self.add_weight((stages, self.M), "ones", trainable=False, name="counts")
+        self.stages, self.M, self.dim = stages, num_embedding, embedding_dim
+        self.m_best, self.beta, self.decay, self.leak = m_best, beta, decay, leak
+        sizes, square = (stages, num_embedding, embedding_dim), (embedding_dim, embedding_dim)
+        self.codebooks = self.add_weight(sizes, trainable=False, name="codebooks")
+        self.counts = self.add_weight(sizes[:2], "ones", trainable=False, name="counts")
+        self.predictor = self.add_weight(square, "zeros", trainable=False, name="predictor")
+        self.power = self.add_weight(square, "zeros", trainable=False, name="power")
+        self.product = self.add_weight(square, "zeros", trainable=False, name="product")
         self.random = keras.random.SeedGenerator(1)
 
-    def get_config(self):
-        names = {"num_embedding": self.M, "embedding_dim": self.dim, "stages": self.stages, "m_best": self.m_best}
-        return {**super().get_config(), **names, "beta": self.beta, "decay": self.decay}
-
-    def search(self, x, m_best, candidates=1):
-        """Indices [n][candidates][stages] of the sums of codewords nearest to x [n][dim], the best first.
-
-        Carries the m_best best partial sums to the next stage, so it may miss the nearest sum.
-        """
-        residual = x[:, None]  # [n][partial sums][dim]
-        indices = ops.zeros((ops.shape(x)[0], 1, 0), "int32")  # [n][partial sums][stages so far]
-        for stage in range(self.stages):
-            r, c = ops.reshape(residual, (-1, self.dim)), self.codebooks[stage]
-            # −|r − c|² is the product of [2r, −|r|², 1] and [c, 1, −|c|²]: one pass over all pairs instead of four
-            rows = ops.concatenate([2 * r, -ops.sum(r**2, axis=1, keepdims=True), ops.ones_like(r[:, :1])], axis=1)
-            columns = ops.concatenate([c, ops.ones_like(c[:, :1]), -ops.sum(c**2, axis=1, keepdims=True)], axis=1)
-            scores = ops.reshape(ops.matmul(rows, ops.transpose(columns)), (-1, indices.shape[1] * self.M))
-            best = vq_search.largest(scores, candidates if stage + 1 == self.stages else m_best)
-            index, parent = best % self.M, best // self.M
-            residual = vq_search.pick(residual, parent) - ops.take(c, index, axis=0)
-            indices = ops.concatenate([vq_search.pick(indices, parent), index[:, :, None]], axis=2)
-        return indices
-
     def decode(self, indices):
-        """Vectors [..., dim] that these indices [..., stages] stand for."""
-        return sum(ops.take(self.codebooks[stage], indices[..., stage], axis=0) for stage in range(self.stages))
+        """Sums of codewords [n][dim] that these indices [n][stages] stand for."""
+        return sum(
+            ops.take(self.codebooks[stage], indices[:, stage], axis=0)
+            for stage in range(self.stages)
+        )
 
-    def call(self, x, training=False):
-        flat = ops.reshape(x, (-1, self.dim))
-        indices = self.search(flat, self.m_best)[:, 0]
-        x_q = ops.stop_gradient(self.decode(indices))
-        self.add_loss(self.beta * ops.mean((flat - x_q) ** 2))
+    def quantise(self, z, before, m_best):
+        """z_hat for z, and indices [n · vectors][stages], if `before` was decoded of the vectors
+        before; all [n][vectors][dim].
+        """
+        predicted = ops.matmul(before, self.predictor)
+        residual = ops.reshape(z - predicted, (-1, self.dim))
+        indices = search.nearest_sums(residual, self.codebooks, m_best)[:, 0]
+        return predicted + ops.reshape(self.decode(indices), ops.shape(z)), indices
+
+    def quantise_all(self, z):
+        """z_hat, what was decoded before each vector, and indices, for all but the first of the
+        vectors z.
+
+        In a closed loop each vector waits for the one before.  Two rounds over all vectors at once
+        come to nearly the same errors: the first predicts from z, the second from its z_hat.
+        """
+        first, before, z = z[:, :1], z[:, :-1], z[:, 1:]
+        if self.leak:
+            z_hat, _ = self.quantise(z, before, 1)
+            before = ops.concatenate([first, z_hat[:, :-1]], axis=1)
+        z_hat, indices = self.quantise(z, before, self.m_best)
+        return z_hat, before, indices
+
+    def compute_output_shape(self, input_shape):
+        return input_shape  # JAX cannot find out by itself, as the first vector goes apart
+
+    def call(self, inputs, training=False):
+        z = ops.stop_gradient(inputs)
+        z_hat, before, indices = map(ops.stop_gradient, self.quantise_all(z))
+        self.add_loss(self.beta * ops.mean((inputs[:, 1:] - z_hat) ** 2))
         if training:
-            self.update_codebooks(ops.stop_gradient(flat) - x_q, indices)
-        # straight-through: the value is exactly x_q, the gradient that of the identity
-        return ops.reshape(x_q + (flat - ops.stop_gradient(flat)), ops.shape(x))
+            self.update_codebooks(ops.reshape(z[:, 1:] - z_hat, (-1, self.dim)), indices)
+            self.update_predictor(z[:, 1:], before)
+        # straight-through: the value is exactly z_hat, the gradient that of the identity
+        return ops.concatenate([z[:, :1], z_hat], axis=1) + (inputs - z)
+
+    def update_predictor(self, z, before):
+        """EMA update towards the best prediction of z from what was decoded before."""
+        z, before = (ops.reshape(x, (-1, self.dim)) for x in (z, before))
+        n = ops.cast(ops.shape(z)[0], z.dtype)
+        rows = ops.transpose(before) / n
+        self.power.assign(self.decay * self.power + (1 - self.decay) * ops.matmul(rows, before))
+        self.product.assign(self.decay * self.product + (1 - self.decay) * ops.matmul(rows, z))
+        self.predictor.assign(self.solve())
+
+    def solve(self):
+        """The predictor for the covariances so far."""
+        mean = ops.trace(self.power) / self.dim
+        power = self.power + (RIDGE * mean + 1e-9) * ops.eye(self.dim)
+        return self.leak * ops.solve(power, self.product)
+
+    def start(self, z, rng):
+        """Let predictor and codebooks start from vectors z [n][vectors][dim]: k-means of residuals.
+
+        Twice: of those predicted from z, then of those predicted from what the first codebooks make
+        of it.
+        """
+        first, target = z[:, :1], z[:, 1:]
+        z_hat = target.copy()
+        for _ in range(2):
+            before = np.concatenate([first, z_hat[:, :-1]], axis=1)
+            rows = before.reshape(-1, self.dim)
+            self.power.assign(rows.T @ rows / len(rows))
+            self.product.assign(rows.T @ target.reshape(-1, self.dim) / len(rows))
+            self.predictor.assign(self.solve())
+            residual = target - before @ ops.convert_to_numpy(self.predictor)
+            residual = residual.reshape(-1, self.dim)
+            self.codebooks.assign(fit_kmeans(residual, self.stages, self.M, 3, rng))
+            for part in np.array_split(np.arange(len(z)), 16):  # bounds the memory for distances
+                z_hat[part], _ = self.quantise(target[part], before[part], 1)
 
     def update_codebooks(self, error, indices):
-        """EMA update of the codewords towards the mean of the assigned vectors; error [n][dim] is x − x_q."""
+        """EMA update towards the mean of the assigned vectors; error [n][dim] is z − z_hat."""
         codebooks, counts = [], []
         for stage in range(self.stages):
             index = indices[:, stage]
             assigned = error + ops.take(self.codebooks[stage], index, axis=0)
             used = ops.segment_sum(ops.ones_like(error[:, 0]), index, self.M)
             count = self.decay * self.counts[stage] + (1 - self.decay) * used
-            step = (1 - self.decay) * ops.segment_sum(error, index, self.M) / ops.maximum(count, 1e-9)[:, None]
-            error = error - ops.take(step, index, axis=0)  # what the next stage still has to correct
+            pull = (1 - self.decay) * ops.segment_sum(error, index, self.M)
+            step = pull / ops.maximum(count, 1e-9)[:, None]
+            error = error - ops.take(step, index, axis=0)  # what the next stage has to correct
             unused = count < 0.2 * ops.mean(count)
             drawn = keras.random.randint((self.M,), 0, ops.shape(error)[0], seed=self.random)
             restarted = ops.take(assigned, drawn, axis=0)
-            codebooks.append(ops.where(unused[:, None], restarted, self.codebooks[stage] + step))
+            moved = self.codebooks[stage] + step
+            codebooks.append(ops.where(unused[:, None], restarted, moved))
             counts.append(ops.where(unused, ops.mean(count), count))
         self.codebooks.assign(ops.stack(codebooks))
         self.counts.assign(ops.stack(counts))
 
 
+def fit_kmeans(x, stages, M, iterations, rng):
+    """Codebooks float32 [stages][M][dim] for vectors x [n][dim], each of the residuals so far."""
+    codebooks = []
+    for _ in range(stages):
+        start = x[rng.choice(len(x), M, replace=False)]
+        with warnings.catch_warnings(action="ignore"):  # codewords without vectors stay there
+            codebook, _ = kmeans2(x, start, iterations, minit="matrix")
+        codebooks.append(codebook)
+        x = x - codebook[vq(x, codebook)[0]]
+    return np.float32(codebooks)
+
+
 # ---------------------------------------------------------------- network
 
 
-def build_network(mean, args):
-    """Network from frames [n][frames][K] to decoded frames; its layers are encoder, quantizer and decoder.
+def inputs_after(dec, low_delay):
+    """How many inputs after its own a convolution sees, by name of the layer.
 
-    `mean` [K] is that of the training frames.  Each side is two conv1D layers, one of them strided; with --blocks,
-    residual blocks beside the inner one.
+    Of decoder_strided: how many frames before its own a vector changes.
     """
-    scale = {"mean": mean, "variance": np.full(args.eband_K, SCALE_DB**2)}
-    stride = {"kernel_size": 2 * args.dec + 3, "strides": args.dec, "padding": "same"}
+    if low_delay:
+        frames, vectors, encoder, decoder = 0, 0, dec, 0
+    else:
+        frames, vectors, encoder, decoder = KERNEL // 2, 1, (dec + 4) // 2, (dec + 3) // 2
+    return {
+        "encoder_frames": frames,
+        "encoder_linear": encoder,
+        "encoder_strided": encoder,
+        "encoder_block": vectors,
+        "decoder_vectors": vectors,
+        "decoder_block": vectors,
+        "decoder_strided": decoder,
+        "decoder_frames": frames,
+    }
 
-    frames = keras.Input((None, args.eband_K))
+
+def build_network(mean, args):
+    """Network from frames [n][frames][K] to decoded ones; `mean` [K] is that of the training part.
+
+    Its layers are encoder, quantizer and decoder.  Encoder and decoder are two convolutions each,
+    one of them strided, and a residual block beside the inner one.
+    """
+    K, dim, dec = args.eband_K, args.embedding_dim, args.dec
+    kernel = 2 * dec + 3  # frames, of the strided layers
+    after = inputs_after(dec, args.low_delay)
+    scale = {"mean": mean, "variance": np.full(K, SCALE_DB**2)}
+
+    def conv(x, filters, kernel, name, activation=None, strides=1):
+        x = layers.ZeroPadding1D((kernel - strides - after[name], after[name]))(x)
+        return layers.Conv1D(filters, kernel, strides, activation=activation, name=name)(x)
+
+    def residual_block(x, name):  # x [n][vectors][HIDDEN]; at first it adds nothing
+        hidden = layers.LayerNormalization(name=f"{name}_norm")(x)
+        hidden = conv(hidden, HIDDEN, 3, name, "gelu")
+        return x + layers.Dense(HIDDEN, kernel_initializer="zeros", name=f"{name}_out")(hidden)
+
+    frames = keras.Input((None, K))
     hidden = layers.Normalization(**scale)(frames)
-    hidden = layers.Conv1D(HIDDEN, KERNEL, padding="same", activation="gelu")(hidden)
-    z_e = layers.Conv1D(args.embedding_dim, **stride)(hidden)  # [n][frames / dec][embedding_dim]
-    if args.blocks:
-        hidden = residual_blocks(layers.Conv1D(HIDDEN, activation="gelu", **stride)(hidden), args.blocks)
-        z_e = z_e + layers.Dense(args.embedding_dim, kernel_initializer="zeros")(hidden)
+    hidden = conv(hidden, HIDDEN, KERNEL, "encoder_frames", "gelu")
+    z_e = conv(hidden, dim, kernel, "encoder_linear", strides=dec)  # [n][vectors][dim]
+    hidden = conv(hidden, HIDDEN, kernel, "encoder_strided", "gelu", dec)
+    hidden = residual_block(hidden, "encoder_block")
+    z_e = z_e + layers.Dense(dim, kernel_initializer="zeros", name="encoder_out")(hidden)
     encoder = keras.Model(frames, z_e, name="encoder")
 
-    z_q = hidden = keras.Input((None, args.embedding_dim))
-    if args.blocks:
-        hidden = residual_blocks(layers.Conv1D(HIDDEN, 3, padding="same")(z_q), args.blocks)
-        hidden = layers.Concatenate()([z_q, hidden])
-    hidden = layers.Conv1DTranspose(HIDDEN, activation="gelu", **stride)(hidden)
-    decoded = layers.Conv1D(args.eband_K, KERNEL, padding="same")(hidden)
-    decoder = keras.Model(z_q, layers.Normalization(**scale, invert=True)(decoded), name="decoder")
+    z_q = keras.Input((None, dim))
+    hidden = conv(z_q, HIDDEN, 3, "decoder_vectors")
+    hidden = residual_block(hidden, "decoder_block")
+    hidden = layers.Concatenate()([z_q, hidden])
+    hidden = layers.Conv1DTranspose(HIDDEN, kernel, dec, name="decoder_strided")(hidden)
+    before = after["decoder_strided"]
+    hidden = layers.Cropping1D((before, kernel - dec - before))(hidden)
+    hidden = layers.Activation("gelu")(hidden)
+    hidden = conv(hidden, K, KERNEL, "decoder_frames")  # [n][frames][K]
+    decoded = layers.Normalization(**scale, invert=True)(hidden)
+    decoder = keras.Model(z_q, decoded, name="decoder")
 
-    sizes = args.num_embedding, args.embedding_dim, args.vq_stages
-    quantizer = VectorQuantizer(*sizes, m_best=TRAIN_MBEST, beta=BETA, decay=DECAY, name="quantizer")
+    sizes = args.vq_stages, args.num_embedding, dim
+    quantizer = VectorQuantizer(*sizes, TRAIN_MBEST, BETA, DECAY, args.leak, name="quantizer")
     return keras.Model(frames, decoder(quantizer(encoder(frames))))
 
 
-def residual_blocks(x, n):
-    """Vectors x [batch][v][HIDDEN] and what n hidden layers make of them and their neighbours; at first nothing."""
-    for _ in range(n):
-        hidden = layers.LayerNormalization()(x)
-        hidden = layers.Conv1D(HIDDEN, 3, padding="same", activation="gelu")(hidden)
-        x = x + layers.Dense(HIDDEN, kernel_initializer="zeros")(hidden)
-    return x
+def start_from(network, other, args):
+    """Copy the layers of the encoder and decoder of another Quantiser, with or without low delay.
 
-
-def random_filter(chunks, cutoffs, rng):
-    """Chunks [n][frames][K] in dB as other microphones, rooms or radios would have recorded them.
-
-    A gain and three cosines over frequency with random weights; a low pass in this share of the chunks, a high pass in
-    as many.
+    A weight of a convolution stays with the input that it is for, counted from the output; where
+    this network sees an input that the other one does not see, there are zeros.
     """
-    n, _, K = chunks.shape
-    hz = {14: codec2_model.BAND_HZ, 20: codec2_model.NEWAMP1_HZ}.get(K, np.linspace(0, 4000, K))
-    weights = rng.normal(0, FILTER_DB * np.sqrt(2 / 3), (n, 3))
-    response = weights @ np.cos(np.pi * np.outer([1, 2, 3], np.linspace(0, 1, K)))
-    response += rng.uniform(-GAIN_DB, GAIN_DB, (n, 1))
-    low, high = rng.uniform(0, CUTOFF_SLOPE, (2, n, 1)) * (rng.random((2, n, 1)) < cutoffs)  # dB/Hz
-    response -= np.minimum(low * np.maximum(hz - rng.uniform(2400, 4000, (n, 1)), 0), CUTOFF_DB)
-    response -= np.minimum(high * np.maximum(rng.uniform(0, 500, (n, 1)) - hz, 0), CUTOFF_DB)
-    filtered = np.maximum(chunks + np.float32(response)[:, None], vq_search.FLOOR_DB)
-    if K == codec2_model.NEWAMP1_K:  # whose analysis clips the harmonics as far below the largest one
-        filtered = np.maximum(filtered, filtered.max(axis=2, keepdims=True) - NEWAMP1_RANGE_DB)
-    return filtered
+    after = inputs_after(args.dec, args.low_delay)
+    others = inputs_after(args.dec, other.options["low_delay"])
+    for side, source in (("encoder", other.encoder), ("decoder", other.decoder)):
+        for layer in source.layers:
+            weights = layer.get_weights()
+            if layer.name in after:
+                fewer = others[layer.name] - after[layer.name]
+                weights[0] = moved(weights[0], -fewer if layer.name == "decoder_strided" else fewer)
+            if weights:
+                network.get_layer(side).get_layer(layer.name).set_weights(weights)
+
+
+def moved(kernel, n):
+    """Kernel [inputs][...] moved by n inputs, with zeros where there were none.
+
+    [1, 2, 3] moved by 1: [0, 1, 2]; by −1: [2, 3, 0].
+    """
+    padded = np.pad(kernel, [(abs(n), abs(n)), *[(0, 0)] * (kernel.ndim - 1)])
+    return padded[abs(n) - n :][: len(kernel)]
+
+
+def random_filter(chunks, args, rng):
+    """Chunks [n][frames][K] in dB as other microphones, rooms, radios would have recorded them."""
+    kind = spectra.KINDS[args.eband_K, args.Fs]
+    response = spectra.random_response(
+        kind.hz, len(chunks), rng, FILTER_DB, GAIN_DB, args.cutoffs, CUTOFF_DB, args.Fs
+    )
+    filtered = np.maximum(chunks + response[:, None], spectra.FLOOR_DB)
+    return np.maximum(filtered, filtered.max(axis=2, keepdims=True) - kind.range_db)
 
 
 def random_chunks(x, n, args, rng):
-    """Filtered chunks [n][CHUNK][K] from anywhere in x [frames][K], and the weights [n][CHUNK] of their frames."""
-    counted = codec2_model.is_counted(x, args.lower)
-    speech = np.convolve(counted, np.ones(CHUNK), "valid")  # frames of it in the chunk that begins at each frame
-    first = np.flatnonzero(speech >= min(CHUNK // 2, speech.max()))
+    """Filtered chunks [n][CHUNK][K] from anywhere in x [frames][K], and weights of their frames.
+
+    Half of the frames of a chunk count, or as many as there are in any.  Weights are [n][CHUNK].
+    """
+    counted = spectra.is_counted(x, args.lower)
+    in_chunk = np.convolve(counted, np.ones(CHUNK), "valid")  # [first frame of a chunk]
+    first = np.flatnonzero(in_chunk >= min(CHUNK // 2, in_chunk.max()))
     frames = rng.choice(first, n)[:, None] + np.arange(CHUNK)
-    return random_filter(x[frames], args.cutoffs, rng), np.float32(counted[frames])
+    return random_filter(x[frames], args, rng), np.float32(counted[frames])
 
 
 # ---------------------------------------------------------------- training
 
 
-def train(network, x, held, args, rng):
-    """Fit encoder, codebooks and decoder to frames x [n][K]; returns what the film shows, a dictionary per round."""
-    encoder, quantizer, decoder = (network.get_layer(name) for name in ("encoder", "quantizer", "decoder"))
-    epoch_steps = -(-len(x) // (BATCH * CHUNK))
-    epochs = args.epochs or -(-STEPS // epoch_steps)
-    print(f"epochs: {epochs}\nsteps: {epochs * epoch_steps}")
+def train_baseline(x, args, rng):
+    """Arrays of the classical quantiser for frames x [n][K], which gives as many bits per frame."""
+    counted = spectra.is_counted(x, args.lower)
+
+    def filtered(chunks, rng):
+        return random_filter(chunks, args, rng)
+
+    sizes = args.dec, args.vq_stages, args.num_embedding
+    return classical.train(x, counted, *sizes, rng, filtered)
+
+
+def train(network, data, args, rng):
+    """Fit encoder, codebooks, predictor and decoder to data["train"] [n][K], or until Ctrl-C.
+
+    Returns what the film shows, a dictionary per round, and the number of steps made.
+    """
+    encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
+    x = data["train"]
+    epoch_steps = math.ceil(len(x) / (BATCH * CHUNK))
+    steps = epoch_steps * (args.epochs or math.ceil(STEPS / epoch_steps))
+    print(f"epochs: {steps // epoch_steps}")
+    print(f"steps: {steps}")
     options = {"loss": "mse", "loss_weights": 1 / SCALE_DB**2, "steps_per_execution": 10}
-
-    # without the quantiser first, so that the codebooks start from vectors that mean something
-    model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))
-    model.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM), **options)
-    chunks, weights = random_chunks(x, min(FIRST_STEPS, epochs * epoch_steps) * BATCH, args, rng)
-    model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
-    chunks, _ = random_chunks(x, -(-KMEANS * args.dec // CHUNK), args, rng)
-    z_e = encoder.predict(chunks, verbose=0).reshape(-1, args.embedding_dim)
-    quantizer.codebooks.assign(kmeans_codebooks(z_e, 3, args, rng))
-
-    model = keras.Model(network.inputs, network.outputs)  # so that the network is saved without an optimiser
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * epoch_steps)
-    model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), **options)
-    quick = Namespace(**{**vars(args), "mbest": TRAIN_MBEST})  # all of --mbest would take longer than the training
-    progress, history = plumbing.Progress(epochs), []
-    with plumbing.CtrlC(model) as ctrl_c:
-        for before, epoch in itertools.pairwise(np.unique(np.linspace(0, epochs, ROUNDS + 1).astype(int))):
-            chunks, weights = random_chunks(x, (epoch - before) * epoch_steps * BATCH, args, rng)
+    some = {part: data[part][spectra.pieces(len(data[part]), PROGRESS)] for part in data}
+    progress, history, done = plumbing.Progress(steps, "step"), [], 0
+    try:
+        if args.start:
+            rate = keras.optimizers.schedules.CosineDecay(
+                START_RATE / 10, steps, warmup_target=START_RATE, warmup_steps=WARM_STEPS
+            )
+        else:
+            # without the quantiser first, so that codebooks start from vectors that mean something
+            model = keras.Model(network.inputs, decoder(encoder(network.inputs[0])))
+            adam = keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM)
+            model.compile(adam, **options)
+            chunks, weights = random_chunks(x, min(FIRST_STEPS, steps) * BATCH, args, rng)
             model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
-            seen = {"epoch": epoch, "codebooks": ops.convert_to_numpy(quantizer.codebooks)}
-            for part, frames in (("held-out", held), ("train", x)):  # without analysis by synthesis
-                some = some_blocks(frames, SAMPLE)
-                seen["z_e"], seen["indices"], x_hat = vq_search.code(network, some, 0, quick)
-                seen[part] = np.mean((some - x_hat)[codec2_model.is_counted(some, args.lower)] ** 2)
-            history.append(seen)
-            progress.show(epoch, f"SD train {seen['train']:.2f}, held-out {seen['held-out']:.2f} dB²")
-            if ctrl_c.pressed:
-                break
-    return history
+            rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+        n = max(KMEANS, args.num_embedding)  # vectors
+        chunks, _ = random_chunks(x, math.ceil(n / (CHUNK // args.dec - 1)), args, rng)
+        quantizer.start(encoder.predict(chunks, verbose=0), rng)
+
+        model = keras.Model(network.inputs, network.outputs)  # the network has no optimiser
+        model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), **options)
+        for end in np.linspace(0, steps, min(ROUNDS, steps) + 1).astype(int)[1:].tolist():
+            chunks, weights = random_chunks(x, (end - done) * BATCH, args, rng)
+            model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
+            done = end
+            seen = {"step": done, "SD": {}}
+            for part in ("held-out", "train"):
+                sd, seen["residual"], seen["indices"] = look(network, some[part], args)
+                seen["SD"][part] = sd
+            history.append({**seen, "codebooks": ops.convert_to_numpy(quantizer.codebooks)})
+            text = ", ".join(f"{part} {sd:.2f}" for part, sd in seen["SD"].items())
+            progress.show(done, f"SD {text} dB²")
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # main() saves the network before it prints anything
+    return history, done
 
 
-def some_blocks(x, n):
-    """At most n blocks of 256 frames from all over the frames x [frames][K]."""
-    starts = np.linspace(0, max(len(x) - 256, 0), n).astype(int)
-    return x if len(x) <= 256 * n else np.concatenate([x[start : start + 256] for start in starts])
+def look(network, x, args):
+    """SD in dB² of frames x [n][K] by a quick search, what stage 1 quantises [v][dim], and indices
+    [v][stages].
+
+    Each vector takes the sum of codewords nearest to it, whatever the decoder makes of it.
+    """
+    encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
+    x = x[: len(x) // args.dec * args.dec]
+    z = encoder.predict_on_batch(x[None])
+    z_hat, before, indices = map(ops.convert_to_numpy, quantizer.quantise_all(z))
+    decoded = decoder.predict_on_batch(np.concatenate([z[:, :1], z_hat], axis=1))[0]
+    error = (x - decoded)[spectra.is_counted(x, args.lower)]
+    residual = z[:, 1:] - before @ ops.convert_to_numpy(quantizer.predictor)
+    return np.mean(error**2), residual[0], indices
 
 
-def kmeans_codebooks(x, iterations, args, rng):
-    """Codebooks float32 [stages][M][dim] for vectors x [n][dim]: k-means, each stage of the residuals so far."""
-    codebooks = []
-    for _ in range(args.vq_stages):
-        start = x[rng.choice(len(x), args.num_embedding, replace=False)]
-        with warnings.catch_warnings(action="ignore"):  # about codewords without vectors, which stay where they are
-            codebooks.append(kmeans2(x, start, iterations, minit="matrix")[0])
-        x = x - codebooks[-1][vq(x, codebooks[-1])[0]]
-    return np.float32(codebooks)
-
-
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- film
 
 
 def stage_inputs(seen):
-    """What each stage quantises: the encoder's output, and what the stages before it have left, [v][dim] each."""
-    parts = [codebook[index] for codebook, index in zip(seen["codebooks"], seen["indices"].T, strict=True)]
-    return seen["z_e"] - np.cumsum([np.zeros_like(seen["z_e"]), *parts[:-1]], axis=0)
+    """What each stage quantises, [v][dim] each: what the prediction and the stages before leave."""
+    inputs, residual = [], seen["residual"]
+    for codebook, index in zip(seen["codebooks"], seen["indices"].T, strict=True):
+        inputs.append(residual)
+        residual = residual - codebook[index]
+    return inputs
 
 
 def show_film(history, args):
-    """Film of a training: for each stage what it quantises, as a density, with its codewords; SD by epoch."""
-    import matplotlib.pyplot as plt
+    """Film of a training: for each stage what it quantises, as a density, with its codewords; SD.
 
-    fig, axes = plt.subplots(1, args.vq_stages + 1, figsize=(4.5 * (args.vq_stages + 1), 4.5), layout="constrained")
-    last = stage_inputs(history[-1])  # the planes of all pictures are those of the last epoch
-    planes = [np.linalg.eigh(np.cov(x.T))[1][:, :-3:-1] for x in last]  # the two principal axes
-    limits = [np.percentile(x @ plane, [0.5, 99.5], axis=0).T for x, plane in zip(last, planes, strict=True)]
-    shown = np.unique(np.geomspace(1, len(history), PICTURES).astype(int)) - 1  # rounds, log-spaced
-    highest = max(seen[part] for seen in history for part in ("train", "held-out"))
+    Its planes are the two principal axes at the end of the training.
+    """
+    plt = plots.pyplot()
+
+    n = min(args.vq_stages, FILM_STAGES)
+    fig, axes = plt.subplots(1, n + 1, figsize=(4.5 * (n + 1), 4.5), layout="constrained")
+    last = stage_inputs(history[-1])[:n]
+    planes = [np.linalg.eigh(np.cov(x.T))[1][:, :-3:-1] for x in last]
+    limits = [
+        np.percentile(x @ plane, [0.5, 99.5], axis=0).T
+        for x, plane in zip(last, planes, strict=True)
+    ]
+    rounds = np.unique(np.geomspace(1, len(history), PICTURES).astype(int))  # of each picture
+    steps = [seen["step"] for seen in history]
+    sd = {part: [seen["SD"][part] for seen in history] for part in ("train", "held-out")}
+    highest = max(max(values) for values in sd.values())
 
     def draw(picture):
-        seen = history[shown[picture]]
-        for stage, (x, codebook) in enumerate(zip(stage_inputs(seen), seen["codebooks"], strict=True)):
-            ax, plane, (xlim, ylim) = axes[stage], planes[stage], limits[stage]
+        seen = history[rounds[picture] - 1]
+        inputs = stage_inputs(seen)
+        for stage in range(n):
+            ax, plane = axes[stage], planes[stage]
             ax.clear()
-            ax.hist2d(*(x @ plane).T, 80, range=limits[stage], cmap="inferno", norm="symlog")
-            ax.plot(*(codebook @ plane).T, "ow", markersize=2.5, markeredgecolor="black", markeredgewidth=0.3)
-            ax.set(xlim=xlim, ylim=ylim, xlabel="Principal axis 1", ylabel="Principal axis 2")
-            ax.set_title(f"{f'residual of stage {stage}' if stage else 'encoder output'} and codewords")
-        axes[-1].clear()
-        rounds = history[: shown[picture] + 1]
-        for part in ("train", "held-out"):
-            axes[-1].plot([r["epoch"] for r in rounds], [r[part] for r in rounds], ".-", label=f"{part} part")
-        axes[-1].set(xlim=(0, history[-1]["epoch"]), ylim=(0, 1.05 * highest), title=f"epoch {seen['epoch']}")
-        axes[-1].set(xlabel="Epoch", ylabel="SD (dB²)")
-        axes[-1].legend()
+            density = inputs[stage] @ plane
+            ax.hist2d(*density.T, 80, range=limits[stage], cmap="inferno", norm="symlog")
+            codewords = seen["codebooks"][stage] @ plane
+            style = {"markersize": 2.5, "markeredgecolor": "black", "markeredgewidth": 0.3}
+            ax.plot(*codewords.T, "ow", **style)
+            ax.set(xlim=limits[stage][0], ylim=limits[stage][1])
+            ax.set(xlabel="Principal axis 1", ylabel="Principal axis 2")
+            what = f"residual of stage {stage}" if stage else "residual of the prediction"
+            ax.set_title(f"{what} and codewords")
+        curve = axes[-1]
+        curve.clear()
+        for part, values in sd.items():
+            curve.plot(steps[: rounds[picture]], values[: rounds[picture]], ".-", label=part)
+        curve.set(xlim=(0, steps[-1]), ylim=(0, 1.05 * highest), title=f"step {seen['step']}")
+        curve.set(xlabel="Step", ylabel="SD (dB²)")
+        curve.legend()
 
-    plumbing.show_film(fig, draw, len(shown), f"{NAME}_training", args.plot_dir)
+    plots.show_film(fig, draw, len(rounds), f"{NAME}_training", args.plot_dir)
 
 
-# ---------------------------------------------------------------- main
+# ---------------------------------------------------------------- figures
+
+
+def measured_frames(part, x, lower):
+    """Numbers of the frames of a part x [n][K] that its figures are of: of the test part all."""
+    some = spectra.pieces(len(x), MEASURED)
+    if part == "test" or not spectra.is_counted(x[some], lower).any():
+        return np.arange(len(x))
+    return some
+
+
+def evaluate(coders, x, lookahead_ms, lower):
+    """Decode x [n][K] with {label: Coder}: {label: Figures}, {label: frames}, {label: indices}."""
+    target = np.where(spectra.is_counted(x, lower)[:, None], x, np.nan)
+    figures, decoded, indices = {}, {}, {}
+    for label, coder in coders.items():
+        indices[label] = search.send(coder, x, lookahead_ms=lookahead_ms[label], lower=lower)
+        decoded[label] = search.receive(coder, indices[label], len(x))
+        figures[label] = spectra.measure(target, decoded[label])
+    return figures, decoded, indices
+
+
+def plot(figures, numbers, x, decoded, args):
+    """SD over time, and pages of some frames; numbers [n] of the frames x [n][K] and decoded."""
+    counted = spectra.is_counted(x, args.lower)
+    numbers, x, decoded = numbers[counted], x[counted], decoded["network"][counted]
+    plots.show({f"{NAME}_sd": plots.plot_sd(figures, numbers)}, args.plot_dir)
+    sd = figures["network"].sd
+    shown = plots.typical_frames(sd, x.mean(axis=1))
+    titles = [f"frame {numbers[i]}: SD {sd[i]:.1f} dB²" for i in shown]
+    files = {"original": x, "decoded": decoded}
+    hz = spectra.KINDS[args.eband_K, args.Fs].hz
+    plots.page_vectors(files, shown, titles, f"{NAME}_frames", args.plot_dir, hz)
 
 
 def main(args, data):
-    keras.utils.set_random_seed(args.seed)
-    rng, history = np.random.default_rng(args.seed), []
-    if args.nnin:
-        network = vq_search.load_network(args.nnin, args)
-        classical = plumbing.read_array(args.nnin, "classical", (args.vq_stages, args.num_embedding, args.eband_K))
-    else:
-        x = data["train"][codec2_model.is_counted(data["train"], args.lower)]
-        network = build_network(x.mean(axis=0), args)
-        some = random_filter(x[rng.permutation(len(x))[:KMEANS], None], args.cutoffs, rng)[:, 0]
-        classical = kmeans_codebooks(some, 20, args, rng)
-        history = train(network, data["train"], data["held-out"], args, rng)
-        options = {name: value for name, value in vars(args).items() if isinstance(value, int | float)}  # no file names
-        plumbing.save_network(network, {**options, "script": NAME}, args.nnout, classical=np.float16(classical))
-    if args.indexin:  # the receiver
-        indices, nb_frames = data["indices"]
-        z = ops.convert_to_numpy(network.get_layer("quantizer").decode(indices))
-        codec2_model.write_rate_K(vq_search.decode(network, z)[:nb_frames], args.testout)
-        print(f"frames: {nb_frames}")
-        return
-    pair = vq_search.load_decoder(args.harmonics[1], data.pop("pair")) if args.harmonics else None
-    baseline = VectorQuantizer(args.num_embedding, args.eband_K, args.vq_stages)
-    baseline.codebooks.assign(classical)
+    networks.set_up(args.seed)
+    networks.print_device()
+    rng = np.random.default_rng(args.seed)
+    x = data["train"][spectra.is_counted(data["train"], args.lower)]
+    baseline = train_baseline(data["train"], args, rng)
+    network = build_network(x.mean(axis=0), args)
+    if args.start:
+        start_from(network, networks.load_quantiser(args.start), args)
+    history, steps = train(network, data, args, rng)
+    options = {
+        "script": NAME,
+        "eband_K": args.eband_K,
+        "Fs": args.Fs,
+        "dec": args.dec,
+        "vq_stages": args.vq_stages,
+        "num_embedding": args.num_embedding,
+        "embedding_dim": args.embedding_dim,
+        "lower": args.lower,
+        "low_delay": args.low_delay,
+        "leak": args.leak,
+        "seed": args.seed,
+        "steps": steps,
+    }
+    encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
+    codebooks = ops.convert_to_numpy(quantizer.codebooks)
+    predictor = ops.convert_to_numpy(quantizer.predictor)
+    arrays = {**baseline, "shape": spectra.shape_statistics(x)}
+    networks.save_quantiser(encoder, decoder, codebooks, predictor, options, args.nnout, **arrays)
+    print(f"trained: {steps} steps")
 
+    quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved
+    coders = {"network": search.coder_of(quantiser), "classical VQ": search.baseline_of(quantiser)}
     bits = args.vq_stages * np.log2(args.num_embedding)
-    of_encoder, of_decoder = vq_search.reaches(network, args)
+    delay_ms = search.delay_ms(coders["network"], search.LOOKAHEAD_MS)
+    lookahead_ms = {
+        label: max(delay_ms - search.delay_ms(coder, 0), 0) for label, coder in coders.items()
+    }
     print(f"bits: {bits:g} per vector")
-    print(f"bit rate: {bits / (args.dec * codec2_model.FRAME_S):g} bit/s")
-    print(f"algorithmic delay: {of_encoder[1] - of_decoder[0]} frames, and the search")
-    for part, x in data.items():
-        x, sweeps = (some_blocks(x, TRAIN_SAMPLE), 0) if part == "train" else (x, args.sweeps)  # saves minutes
-        print(f"{part} search: {args.mbest} candidates, {sweeps} sweeps")
-        _, indices, x_hat = vq_search.code(network, x, sweeps, args, pair)
-        decoded = {"network": x_hat, "classical VQ": vq_search.code_classically(baseline, x, sweeps, args)}
-        counted = codec2_model.is_counted(x, args.lower)
-        target = np.where(counted[:, None], x, np.nan)
-        sd = codec2_model.print_figures(part, target, lambda y, n: {label: y[label][n] for label in y}, decoded)
-        for stage, index in enumerate(indices.T):
+    print(f"bit rate: {bits / (args.dec * spectra.FRAME_S):g} bit/s")
+    print(f"algorithmic delay: {delay_ms} ms")
+    numbers = {part: measured_frames(part, frames, args.lower) for part, frames in data.items()}
+    figures, decoded = {}, {}
+    for part, frames in data.items():
+        some = frames[numbers[part]]
+        figures[part], decoded[part], indices = evaluate(coders, some, lookahead_ms, args.lower)
+        spectra.print_figures(part, figures[part])
+        for stage, index in enumerate(indices["network"].T):
             used = 100 * len(np.unique(index)) / args.num_embedding
             print(f"{part} codewords of stage {stage + 1} in use: {used:.1f} %")
 
-    if args.vqout:
-        for stage, codebook in enumerate(ops.convert_to_numpy(network.get_layer("quantizer").codebooks)):
-            codec2_model.write_rate_K(codebook, f"{args.vqout}_{stage + 1}.f32")
+    part = "test" if args.test else "held-out"
     if not args.noplots:
         if history:
             show_film(history, args)
-        numbers = np.flatnonzero(counted)
-        files = {"original": x[numbers], "decoded": x_hat[numbers]}
-        frames = vq_pager.typical_frames(sd["network"], files["original"].mean(axis=1))
-        titles = [f"frame {numbers[f]}: SD {sd['network'][f]:.1f} dB²" for f in frames]
-        plumbing.show({f"{NAME}_sd": vq_pager.plot_sd(sd, numbers)}, args.plot_dir)
-        vq_pager.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir)
-    if (args.testout or args.indexout) and part == "held-out":  # the outputs are of all FEATURES
-        x = np.concatenate([data["train"], data["held-out"]])
-        _, indices, x_hat = vq_search.code(network, x, args.sweeps, args)
-    if args.testout:
-        codec2_model.write_rate_K(x_hat, args.testout)
-    if args.indexout:
-        codec2_model.write_indices(indices, len(x), args.indexout)
-    print(f"{sd['network'].mean():.2f}")
+        shown = data[part][numbers[part]]
+        plot(figures[part], numbers[part], shown, decoded[part], args)
+    print(f"{figures[part]['network'].sd.mean():.2f}")
 
 
 if __name__ == "__main__":

@@ -1,265 +1,396 @@
 #!/usr/bin/env python3
-"""Measure the trained networks on public speech, and write the tables of the README and doc/spectrogram.png.
+"""Measure the shipped networks on speech that nothing was trained on; write tables and a picture.
 
 Usage:
-    make results                     # minutes: the networks of networks/ on recordings of Debian's codec2-examples
-    doc/results.py --speech FILE     # the same tables for any speech; they are printed, and no file is written
+    make results              # ten minutes on two cores; goes on where it was stopped
+    doc/results.py --public   # the public recordings of codec2-examples, printed and in a table of
+                              # their own in doc/experiments.md; so it is without ../shared, too
 
-Phases are modelled, and speech is post filtered, as a receiver would have to.  Pitch and voicing are those of the
-original, but for Codec 2; the bit rates are those of the amplitudes.  Frames count whose mean level is above 10 dB,
-that of the vector for vectors, that of the band energies for harmonics, which count up to 3600 Hz.
+The tables go to the README and to doc/experiments.md, between marks.  What is measured once is kept
+in results/ until the networks, the search or the speech change.
 
-Units: speech int16 at 8 kHz, vectors in dB, errors in dB².
+Quantisers: frames count whose vector has a mean above 10 dB, unless a column says "all".  The delay
+counts the look-ahead of analysis, encoder, search and decoder; a classical quantiser searches as
+far ahead as makes its delay that of the network in whose archive it is.
+
+Units: speech int16 at 8 kHz, vectors in dB, errors in dB², delays in ms.
 """
 
 import argparse
-import importlib.util
-import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import c2sim
-import codec2_model
-import plumbing
-
-import demo
-import matplotlib.pyplot as plt
 import numpy as np
-from scipy.signal import fftconvolve
+
+import coding  # before NumPy, as it sets the number of threads
+import demo
+import measure
+from common import plumbing, spectra
 
 README = ROOT / "README.md"
 EXPERIMENTS = ROOT / "doc" / "experiments.md"
 PICTURES = ROOT / "doc"
-EXAMPLES = Path("/usr/share/codec2")  # Debian's codec2-examples
-TRAIN = ("wav/ve9qrp.wav", "wav/vk2tpm_004.wav", "wav/david4.wav", "raw/cross.raw", "raw/g3plx.raw")
-TEST = ("hts1a", "hts2a", "big_dog", "mmt1", "kristoff", "cq_ref", "morig", "forig")
-SOUNDS = Path("/usr/share/asterisk/sounds")  # Debian's asterisk-core-sounds-{en,es,fr,it}-wav
-VOICE_S = 300  # seconds of each of these four voices; their 100 minutes would leave the other speakers no weight
-SAME = 0.7  # correlation above which a recording is taken to be inside another
-FS = codec2_model.FS_HZ
-VERSIONS = (  # (file name as in demo.py, quantiser, decoder)
-    ("harmonics", "none, all harmonics", "none"),
-    ("K20", "none, K = 20", "conventional"),
-    ("K20_newamp1", "none, K = 20", "`newamp1.keras`"),
-    ("K20_1100", "`vq_K20_1100.keras`", "conventional"),
-    ("K20_1100_newamp1", "`vq_K20_1100.keras`", "`newamp1.keras`"),
-    ("K20_550", "`vq_K20_550.keras`", "conventional"),
-    ("K20_550_newamp1", "`vq_K20_550.keras`", "`newamp1.keras`"),
-    ("K14", "none, K = 14", "`bands_Wo.keras`"),
-    ("K14_1100", "`vq_K14_1100.keras`", "`bands_Wo.keras`"),
-    ("K14_1100_harmonics", "the same, `--harmonics`", "`bands_Wo.keras`"),
-    ("codec2_3200", "`c2enc 3200`", "`c2dec 3200`"),
-    ("codec2_1300", "`c2enc 1300`", "`c2dec 1300`"),
-    ("codec2_700C", "`c2enc 700C`", "`c2dec 700C`"),
+BOTH = ("network", "classical")
+LONGEST_MS = 400  # whole delay that the curve goes up to
+TABLES = (  # marks in README.md and doc/experiments.md
+    "codecs",
+    "codec differences",
+    "network or classical",
+    "quantisers",
+    "differences",
+    "errors and conditions",
+    "speech",
+    "bout",
+    "public recordings",
 )
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description="Measure the trained networks, write the README's tables.")
-    parser.add_argument("--speech", metavar="FILE", help="print the tables for this speech, write no file")
+    parser = argparse.ArgumentParser(
+        description="Measure the shipped networks on held-out speech; write tables and a picture.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    public_help = "measure on the public recordings of codec2-examples"
+    parser.add_argument("--public", action="store_true", help=public_help)
     return parser.parse_args(argv)
 
 
-def script(folder, name, *options):
-    """What a script prints that runs in `folder`; if it fails, this one ends."""
-    result = subprocess.run([sys.executable, ROOT / name, *options], cwd=folder, text=True, stdout=subprocess.PIPE)
-    if result.returncode:
-        sys.exit(f"results: error: {name} {' '.join(map(str, options))}: exit {result.returncode}")
-    return result.stdout
+# ---------------------------------------------------------------- quantisers
 
 
-def figures(stdout):
-    """{name: value} of the lines `name: value unit`."""
-    return {name: float(value) for name, value in re.findall(r"^([\w -]+): (-?[\d.]+)\b", stdout, re.MULTILINE)}
+class Row(NamedTuple):
+    """A quantiser, or what interpolation alone costs."""
+
+    label: str
+    K: int
+    bit_rate: int | None
+    delay_ms: int
+    found: measure.Figures
+    speakers: np.ndarray  # [u] of the frames that count
 
 
-def table(head, *rows):
-    """Markdown of rows of cells; floats get two digits, None a dash."""
-    lines = [head, ["---"] * len(head)]
-    for row in rows:
-        lines.append([f"{cell:.2f}" if isinstance(cell, float) else "–" if cell is None else str(cell) for cell in row])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def make_row(label, K, bit_rate, delay_ms, x_hat, folder, speech):
+    """The Row of decoded vectors x_hat [n][K]."""
+    x = coding.vectors(folder, K)
+    counted = spectra.is_counted(x, coding.LOWER_DB)
+    speakers = measure.speakers_of_frames(speech, len(x))[counted]
+    return Row(label, K, bit_rate, delay_ms, measure.measure(x, x_hat, counted), speakers)
 
 
-def write_page(page, made_by, text):
-    """Put the text into a Markdown page, between the mark of the command that has made it and the next end mark."""
-    mark, end = f"<!-- made by {made_by} -->\n", "<!-- end -->\n"
-    before, found, after = page.read_text(encoding="utf-8").partition(mark)
-    if not found or end not in after:
-        raise plumbing.FormatError(f"{page}: expected a line {mark.strip()} and after it a line {end.strip()}")
-    page.write_text(before + mark + text + end + after.partition(end)[2], encoding="utf-8")
+def make_rows(speech):
+    """{(network, which)}: Row of all quantisers; "lines" and "floor" interpolate on straight lines.
 
-
-# ---------------------------------------------------------------- public speech
-
-
-def check_packages():
-    """End here if anything is missing that the tables need."""
-    if not (EXAMPLES.is_dir() and shutil.which("c2enc") and all(map(importlib.util.find_spec, ("pesq", "pystoi")))):
-        sys.exit("results: error: missing: apt-get install codec2 codec2-examples, or pip install pesq pystoi")
-
-
-def largest_correlation(snippet, recording):
-    """Largest normalised correlation of a snippet with any part of a recording as long: 1 if it is in there."""
-    snippet, recording = np.float64(snippet), np.float64(recording)
-    energy = np.cumsum(np.r_[0, recording**2])
-    energy = np.maximum(energy[len(snippet) :] - energy[: -len(snippet)], 1)
-    product = fftconvolve(recording, snippet[::-1], "valid")
-    return np.max(np.abs(product) / np.sqrt(energy)) / np.linalg.norm(snippet)
-
-
-def public_speech():
-    """Training and test speech int16 [n], after a check that no test recording is inside a training recording."""
-    train = [c2sim.read_speech(str(EXAMPLES / name)) for name in TRAIN]
-    for voice in sorted(SOUNDS.glob("*_[fm]_*")):  # en_US_f_Allison and so on: language, country, sex and name
-        files = [str(file) for file in sorted(voice.rglob("*.wav")) if file.parent.name != "silence"]
-        train.append(np.concatenate([c2sim.read_speech(file) for file in files])[: VOICE_S * FS])
-    print(f"training speech: {len(TRAIN)} of codec2-examples, {len(train) - len(TRAIN)} Asterisk voices")
-    test = [c2sim.read_speech(str(EXAMPLES / "raw" / f"{name}.raw")) for name in TEST]
-    for name, recording in zip(TEST, test, strict=True):
-        energy = np.cumsum(np.r_[0, np.float64(recording) ** 2])
-        loudest = np.argmax(energy[FS:] - energy[:-FS])  # where the second with the largest energy begins
-        snippet = recording[loudest : loudest + FS]
-        found = max(largest_correlation(snippet, other) for other in train)
-        print(f"{name}: correlation with the training speech at most {found:.2f}", flush=True)
-        if found > SAME:
-            sys.exit(f"results: error: {name} is inside a training recording")
-    return np.concatenate(train), np.concatenate(test)
-
-
-# ---------------------------------------------------------------- figures
-
-
-def sd_and_variance(x, x_hat):
-    """SD and variance in dB² of vectors x_hat [n][K], means over the frames x [n][K] that are loud enough to count."""
-    error = np.float64(x - x_hat)[x.mean(axis=1) > demo.LOUD_DB]
-    return float(np.mean(error**2)), float(np.mean(np.var(error, axis=1)))
-
-
-def code_700C(folder, raw, n):
-    """What c2enc makes of a raw file: n vectors [n][20] of 10 ms frames, and the shapes [v][20] sent every 40 ms.
-
-    Shapes are vectors without their mean.  The mean of a vector is the one before it is quantised.
+    "lines" was the baseline of older versions of these pages; "floor" is the same with vectors that
+    are not quantised.
     """
-    demo.run(folder, "c2enc", "700C", raw, "700C.bit", "--mlfeat", "700C.f32", "700C.model")
-    sent = codec2_model.read_floats(folder / "700C.f32", codec2_model.MLFEAT)
-    return interpolate_700C(sent[:, :1] + sent[:, 21:41], n), sent[:, 21:41]
+    folder = coding.folder_of(speech)
+    rows = {}
+    for name in coding.network_names():
+        K = coding.kind_of(name)
+        for which, label in zip(BOTH, (f"`{name}.keras`", "classical"), strict=True):
+            coded = coding.code(folder, name, which)
+            rate, delay_ms = round(float(coded["bit_rate"])), int(coded["delay_ms"])
+            rows[name, which] = make_row(label, K, rate, delay_ms, coded["x_hat"], folder, speech)
+        dec = coding.coders(name)["network"].dec
+        delay_ms = round((dec - 1) * 1000 * spectra.FRAME_S) + coding.ANALYSIS_MS
+        floor = measure.straight_lines(coding.vectors(folder, K), dec)
+        label = f"not quantised, straight lines over {dec * 10} ms"
+        rows[f"K{K}", f"floor {dec}"] = make_row(label, K, None, delay_ms, floor, folder, speech)
+        lines = coding.kmeans_lines(folder, name)
+        if lines is not None:
+            label = f"k-means, straight lines over {dec * 10} ms"
+            rows[name, "lines"] = make_row(label, K, rate, delay_ms, lines, folder, speech)
+    return rows
 
 
-def interpolate_700C(vectors, n):
-    """Vectors [n][K] of 10 ms frames: 700C sends frames 3, 7, 11 …, here vectors [v][K], with straight lines between.
-
-    [[0], [4]], n = 9: 0 0 0 0 1 2 3 4 4.
-    """
-    return np.stack([np.interp(np.arange(n), 4 * np.arange(len(vectors)) + 3, values) for values in vectors.T], axis=1)
-
-
-def measure(folder, speech):
-    """The tables in Markdown for speech int16 [n]; `folder` gets all versions of it."""
-    # c2sim.py leaves out frames of zeros, and all versions have to be as long as the original: replace zeros by ±1
-    speech = np.where(speech == 0, np.random.default_rng(1).choice([-1, 1], len(speech)), speech).astype(np.int16)
-    demo.write_wav(folder / "original.wav", speech)
-    sd = demo.make_versions(folder)
-    for name in ("K20", "K20_1100", "K20_550"):
-        network, model = demo.NETWORKS / "newamp1.keras", f"{name}_newamp1.model"
-        script(folder, "eband_out.py", network, f"{name}.f32", "speech.model", "--modelout", model, "--noplots")
-        script(folder, "c2sim.py", "--modelin", model, *demo.RECEIVER, "-o", f"{name}_newamp1.wav")
-        files = (folder / "speech.model", folder / "K14.f32")
-        sd[f"{name}_newamp1"] = demo.harmonic_sd(*files, codec2_model.read(folder / model)[2])
-    search = ("--harmonics", "speech.model", demo.NETWORKS / "bands_Wo.keras", "--testout", "K14_1100_harmonics.f32")
-    script(folder, demo.VQ, "K14.f32", "--nnin", demo.NETWORKS / "vq_K14_1100.keras", *search, "--noplots")
-    sd["K14_1100_harmonics"] = demo.make_vectors(folder, "K14_1100_harmonics", None, "search for harmonics")
-    x = {K: codec2_model.read_rate_K(folder / f"K{K}.f32", K) for K in (14, 20)}
-    loud, loud_K20 = (x[K].mean(axis=1) > demo.LOUD_DB for K in (14, 20))
-    text = f"Errors in dB² of {np.sum(loud)} of {len(loud)} frames, those of K = 20 vectors of {np.sum(loud_K20)}.\n"
-    tables = chain_table(folder, speech, x, sd), rate_L_table(folder, x, loud), bout_table(folder, speech, x)
-    return "\n".join([text, *tables])
+def quantiser_cells(row):
+    """Cells of a table: SD and its interval, variance, rms, outliers, SD of all frames."""
+    sd = row.found.sd
+    shares = [f"{100 * share:.1f}" for share in (row.found.above_2, row.found.above_4)]
+    figures = (float(sd.mean()), measure.interval(sd, row.speakers), row.found.variance)
+    return *figures, row.found.rms, *shares, row.found.sd_all
 
 
-def chain_table(folder, speech, x, sd):
-    """All versions of the speech; vectors x {K: [n][K]}, SD of harmonics sd {file name: dB²}.  And classical VQ."""
-    bits = {name: bits for name, _, bits, _ in demo.VERSIONS}
-    sections = (folder / "figures.txt").read_text(encoding="utf-8").split("\n\n")  # one for each script that ran
-    rows, classical = [], []
-    for name, quantiser, decoder in VERSIONS:
-        vectors = name.removesuffix("_newamp1")
-        coded, sd_vectors = vectors.removesuffix("_harmonics"), None
-        if (folder / f"{coded}.npy").exists():  # a network of ours has made indices
-            K = int(coded[1:3])
-            sd_vectors, _ = sd_and_variance(x[K], codec2_model.read_rate_K(folder / f"{vectors}.f32", K))
-            if name == coded:
-                found = figures(next(part for part in sections if f"vq_{name}.keras" in part))
-                what = f"classical VQ, K = {K}, every {1000 * found['bits'] / found['bit rate']:.0f} ms"
-                classical.append((bits[name], what, None, found["file classical VQ SD"], None, None, None))
-        quality = demo.objective_quality(speech, c2sim.read_speech(str(folder / f"{name}.wav")))
-        rows.append((bits[coded], quantiser, decoder, sd_vectors, sd.get(name), *quality))
-    return table(
-        ("bit/s", "quantiser", "decoder", "SD of vectors", "SD of harmonics", "PESQ", "STOI"), *rows, *classical
-    )
+def quantiser_table(speech, rows):
+    """All quantisers of amplitudes, with intervals."""
+
+    def place(row):
+        return row.K, -(row.bit_rate or 0), row.found.sd.mean()
+
+    lines = [
+        (row.label, row.K, row.bit_rate, row.delay_ms, *quantiser_cells(row))
+        for row in sorted(rows.values(), key=place)
+    ]
+    counted = {row.K: len(row.speakers) for row in rows.values()}
+    words = " and ".join(f"{n} (K = {K})" for K, n in sorted(counted.items()))
+    n = len(coding.vectors(coding.folder_of(speech), 20))
+    head = ("quantiser", "K", "bit/s", "delay, ms", "SD, dB²", "95 % interval", "variance, dB²")
+    head += ("rms, dB", "above 2 dB, %", "above 4 dB, %", "SD of all frames, dB²")
+    text = f"Test speech: {speech.words}; {words} of {n} frames count.\n\n"
+    return text + measure.table(head, *lines)
 
 
-def rate_L_table(folder, x, loud):
-    """Harmonics from vectors x {K: [n][K]} that are not quantised, of the frames `loud` [n]; and by baselines."""
-    codec2_model.write(*(values[loud] for values in codec2_model.read(folder / "speech.model")), folder / "loud.model")
-    rows = []
-    for name, K, baseline in (("bands_Wo", 14, "interpolation"), ("newamp1", 20, "conventional")):
-        codec2_model.write_rate_K(x[K][loud], folder / "loud.f32")
-        files = (demo.NETWORKS / f"{name}.keras", "loud.f32", "loud.model")
-        found = figures(script(folder, "eband_out.py", *files, "--noplots"))
-        for decoder, title in (("network", f"`{name}.keras`"), (baseline, baseline)):
-            rows.append((f"K = {K}", title, found[f"file {decoder} SD"], found[f"file {decoder} variance"]))
-    return table(("vectors, not quantised", "decoder", "SD of harmonics", "variance of harmonics"), *rows)
+def short_table(speech, rows):
+    """The quantisers in the README: network, classical, and the difference."""
+    lines = []
+    for (name, which), network in rows.items():
+        if which != "network":
+            continue
+        classical = rows[name, "classical"]
+        difference = network.found.sd - classical.found.sd
+        figures = [float(sd.mean()) for sd in (network.found.sd, classical.found.sd, difference)]
+        spread = measure.interval(difference, network.speakers)
+        lines.append(
+            (network.label, network.K, network.bit_rate, network.delay_ms, *figures, spread)
+        )
+    head = ("network", "K", "bit/s", "delay, ms", "SD, dB²", "classical, dB²")
+    head += ("difference", "95 % interval")
+    return f"Test speech: {speech.words}.\n\n" + measure.table(head, *lines)
 
 
-def bout_table(folder, speech, x):
-    """The same vectors at the same bit rate by 700C's quantiser and by ours, both heard through c2dec.
-
-    --loadratek replaces the shapes that c2dec decodes.  Interpolation, energy, pitch, phases and post filter are its
-    own for both, so that only the quantiser differs.
-    """
-    speech.tofile(folder / "original.raw")
-    by_700C, shapes = code_700C(folder, "original.raw", len(x[20]))
-    by_network = codec2_model.read_rate_K(folder / "K20_550.f32", 20)
-    sent = by_network[3::4][: len(shapes)]  # c2enc leaves out a last part of 40 ms
-    ours = ("`vq_K20_550.keras`", by_network, sent - sent.mean(axis=1, keepdims=True))
-    rows = []
-    for quantiser, vectors, heard in (("700C's own, its mean not quantised", by_700C, shapes), ours):
-        codec2_model.write_rate_K(heard, folder / "shapes.f32")
-        demo.run(folder, "c2dec", "700C", "700C.bit", "700C.raw", "--loadratek", "shapes.f32")
-        quality = demo.objective_quality(speech, c2sim.read_speech(str(folder / "700C.raw")))
-        rows.append((quantiser, *sd_and_variance(x[20], vectors), *quality))
-    return table(("quantiser, K = 20, 550 bit/s", "SD of vectors", "variance of vectors", "PESQ", "STOI"), *rows)
+def difference_table(rows):
+    """Paired differences in dB² between any two quantisers of the same vectors, with intervals."""
+    quantisers = [row for row in rows.values() if row.bit_rate]
+    lines = []
+    for i, first in enumerate(quantisers):
+        for second in quantisers[i + 1 :]:
+            if first.K != second.K:
+                continue
+            difference = first.found.sd - second.found.sd
+            spread = measure.interval(difference, first.speakers)
+            words = [f"{row.label}, {row.bit_rate} bit/s" for row in (first, second)]
+            lines.append((*words, first.K, float(difference.mean()), spread))
+    head = ("quantiser", "less", "K", "difference of SD, dB²", "95 % interval")
+    return measure.table(head, *lines)
 
 
-def plot_spectrograms(folder):
-    """The first three seconds: original, from unquantised and from quantised K = 20 vectors."""
-    titles = {"original": "original", "K20": "K = 20, not quantised", "K20_1100": "K = 20, 1100 bit/s"}
-    original = c2sim.read_speech(str(folder / "original.wav"))
-    fig, axes = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
-    for ax, (name, title) in zip(axes, titles.items(), strict=True):
-        speech = demo.align(original, c2sim.read_speech(str(folder / f"{name}.wav")))[: 3 * FS]
-        ax.specgram(np.float64(speech), NFFT=256, Fs=FS, noverlap=176, cmap="magma", vmin=-30, vmax=40)
-        ax.set(ylabel="Frequency (Hz)", title=title)
-    axes[-1].set_xlabel("Time (s)")
-    fig.savefig(PICTURES / "spectrogram.png", dpi=80)
+# ---------------------------------------------------------------- errors and conditions
+
+
+def robust_table(part, conditions):
+    """SD of network and classical quantiser with errors, and in other conditions."""
+    name, folder = coding.ROBUST, coding.folder_of(part)
+    K = coding.kind_of(name)
+    loud = spectra.is_counted(coding.vectors(folder, K), coding.LOWER_DB)
+    speakers = measure.speakers_of_frames(part, len(loud))[loud]
+
+    def line(words, place, x_hats):
+        x = coding.vectors(place, K)
+        sd = [measure.measure(x, x_hat, loud).sd for x_hat in x_hats]
+        difference = sd[0] - sd[1]
+        figures = [float(values.mean()) for values in (*sd, difference)]
+        return words, *figures, measure.interval(difference, speakers)
+
+    def decoded(place):
+        return [coding.code(place, name, which)["x_hat"] for which in BOTH]
+
+    lines = [line("as it is", folder, decoded(folder))]
+    for what, rates in (("bit errors", coding.BIT_ERRORS), ("lost vectors", coding.LOST)):
+        for rate in rates:
+            wrong = [coding.receive_wrong(folder, name, which, what, rate) for which in BOTH]
+            words = f"{100 * rate:g} % {what}"
+            lines.append(line(words, folder, [found["x_hat"] for found in wrong]))
+    lines += [line(words, place, decoded(place)) for words, place in conditions.items()]
+    head = ("condition", f"`{name}.keras`", "classical", "difference", "95 % interval")
+    text = f"Test speech: {part.words}; the frames that count when it is as it is. SD in dB².\n\n"
+    return text + measure.table(head, *lines)
+
+
+# ---------------------------------------------------------------- speech
+
+
+def codec_table(speech):
+    """Whole codecs, by all that they send."""
+    folder, pieces = coding.folder_of(speech), measure.speakers_of_pieces(speech)
+    lines = []
+    for codec in coding.codecs():
+        found = coding.make_codec(folder, codec)
+        delay_ms = int(found["delay_ms"])
+        lines.append(
+            (codec.words, codec.bit_rate, delay_ms, *quality_cells(found["quality"], pieces))
+        )
+    head = ("codec", "bit/s", "delay, ms", "PESQ", "95 % interval", "STOI")
+    text = f"Test speech: {speech.words}; {len(pieces)} pieces of 8 s.\n\n"
+    return text + measure.table(head, *lines)
+
+
+def quality_cells(quality, pieces):
+    """Cells of a table: PESQ, its interval, STOI; quality [pieces][2], NaN where silent."""
+    spoken = ~np.isnan(quality[:, 0])
+    pesq, stoi = quality[spoken].T
+    spread = measure.interval(pesq, pieces[spoken])
+    return float(pesq.mean()), spread, float(stoi.mean())
+
+
+def codec_difference_table(speech):
+    """PESQ of ours less that of the others, piece by piece, with intervals."""
+    folder, pieces = coding.folder_of(speech), measure.speakers_of_pieces(speech)
+    clean = [codec for codec in coding.codecs() if not codec.errors]
+    pesq = {codec: coding.make_codec(folder, codec)["quality"][:, 0] for codec in clean}
+    lines = []
+    for ours in clean:
+        for other in clean:
+            if ours.name.startswith("vq_codec") and other != ours:
+                difference = pesq[ours] - pesq[other]
+                spoken = ~np.isnan(difference)
+                spread = measure.interval(difference[spoken], pieces[spoken])
+                lines.append((ours.words, other.words, float(difference[spoken].mean()), spread))
+    return measure.table(("codec", "less", "difference of PESQ", "95 % interval"), *lines)
+
+
+def speech_table(speech):
+    """The whole chain with unquantised pitch and voicing: SD of harmonics, PESQ, STOI."""
+    folder, pieces = coding.folder_of(speech), measure.speakers_of_pieces(speech)
+    lines = []
+    for chain in coding.CHAINS:
+        found = coding.make_chain(folder, chain)
+        sd = spread = None
+        if "sd" in found:
+            sd = float(found["sd"].mean())
+            frames = measure.speakers_of(speech, found["frame"] * measure.FRAME)
+            spread = measure.interval(found["sd"], frames)
+        quality = quality_cells(found["quality"], pieces)
+        lines.append((chain.bit_rate, chain.words, chain.decoder, sd, spread, *quality))
+    head = ("bit/s of amplitudes", "quantiser", "decoder", "SD of harmonics, dB²")
+    head += ("95 % interval", "PESQ", "95 % interval", "STOI")
+    text = f"Test speech: {speech.words}; PESQ and STOI of {len(pieces)} pieces of 8 s.\n\n"
+    return text + measure.table(head, *lines)
+
+
+def bout_table(speech):
+    """700C's quantiser and ours on the same vectors, through the same decoder."""
+    folder, pieces = coding.folder_of(speech), measure.speakers_of_pieces(speech)
+    x = coding.vectors(folder, 20)
+    counted = spectra.is_counted(x, coding.LOWER_DB)
+    bout = coding.make_bout(folder)
+    lines = []
+    for name, words, bits in (
+        ("700C", "700C's own", 22),
+        ("ours", "`vq_K20_550.keras`, and 700C's energy", 26),
+    ):
+        found = measure.measure(x, bout[f"x_hat_{name}"], counted)
+        quality = quality_cells(bout[name], pieces)
+        lines.append((words, bits, float(found.sd.mean()), found.variance, *quality))
+    head = ("quantiser", "bits every 40 ms", "SD of vectors, dB²", "variance, dB²")
+    head += ("PESQ", "95 % interval", "STOI")
+    return f"Test speech: {speech.words}.\n\n" + measure.table(head, *lines)
+
+
+# ---------------------------------------------------------------- picture
+
+
+def curve_points(part):
+    """{(network, which): [(delay in ms, SD in dB²)]} for look-aheads of the search."""
+    folder = coding.folder_of(part)
+    x = coding.vectors(folder, 20)
+    counted = spectra.is_counted(x, coding.LOWER_DB)
+    points = {}
+    for name, which, lookahead_ms in coding.curve_jobs():
+        coded = coding.code(folder, name, which, lookahead_ms)
+        delay_ms = int(coded["delay_ms"])
+        if delay_ms <= LONGEST_MS:
+            sd = measure.measure(x, coded["x_hat"], counted).sd
+            points.setdefault((name, which), []).append((delay_ms, float(sd.mean())))
+    return points
+
+
+def plot_delay(points, words):
+    """SD over the whole delay; names stand at the ends of the curves."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    rates = sorted({name.split("_")[2] for name, _ in points})
+    highest = max(sd for curve in points.values() for _, sd in curve)
+    ends = []
+    for (name, which), curve in points.items():
+        ms, sd = zip(*curve, strict=True)
+        rate = name.split("_")[2]
+        colour = f"C{rates.index(rate)}"
+        ax.plot(ms, sd, "o-" if which == "network" else "s:", color=colour, markersize=4)
+        text = name.removeprefix("vq_") if which == "network" else f"classical, {rate} bit/s"
+        ends.append((sd[-1], ms[-1], text, colour))
+    above, gap = -np.inf, 0.05 * highest  # so that no label covers another
+    for sd, ms, text, colour in sorted(ends):
+        above = max(sd, above + gap)
+        ax.annotate(text, (ms, sd), (ms + 8, above), va="center", color=colour)
+    ax.set(xlabel="Whole delay: analysis, encoder, search, decoder (ms)")
+    ax.set(ylabel="SD of vectors (dB²)", title=f"K = 20; {words}")
+    ax.set(xlim=(0, 1.4 * LONGEST_MS), ylim=(0, 1.1 * highest))
+    ax.set_xticks(range(0, LONGEST_MS + 1, 50))
+    ax.grid(alpha=0.3)
+    return fig
+
+
+# ---------------------------------------------------------------- main
+
+
+def check_overlap(speech):
+    """End here if any of the test speech is in any training speech that is on this machine."""
+    found = measure.find_overlaps(speech, measure.training_speech())
+    for speaker, name, second in found:
+        print(f"results: error: {speaker} is in {name}, from {second:.1f} s on", file=sys.stderr)
+    if found:
+        sys.exit(1)
+    print(f"{speech.words}: none of it is in the training speech")
+
+
+def write(name, text):
+    """Put a table into each page that has a mark for it."""
+    mark = f"made by make results: {name}"
+    pages = [page for page in (README, EXPERIMENTS) if f"<!-- {mark} -->" in page.read_text()]
+    if not pages:
+        raise plumbing.FormatError(f"{EXPERIMENTS}: expected a line <!-- {mark} -->")
+    for page in pages:
+        measure.write_page(page, mark, text)
+
+
+def make_tables(speech, part, conditions, is_public):
+    """{name: Markdown}."""
+    rows = make_rows(speech)
+    tables = {"quantisers": quantiser_table(speech, rows)}
+    if not is_public:
+        tables["network or classical"] = short_table(speech, rows)
+        tables["differences"] = difference_table(rows)
+        tables["errors and conditions"] = robust_table(part, conditions)
+    if demo.can_score():
+        tables["codecs"] = codec_table(speech)
+        if not is_public:
+            tables["codec differences"] = codec_difference_table(speech)
+        tables["speech"] = speech_table(speech)
+        if shutil.which("c2enc") and not is_public:
+            tables["bout"] = bout_table(speech)
+    return tables
 
 
 def main(args):
-    check_packages()
-    speech = c2sim.read_speech(args.speech) if args.speech is not None else public_speech()[1]
-    with plumbing.temporary_folder() as folder:
-        text = measure(Path(folder), speech)
-        if args.speech is None:
-            plot_spectrograms(Path(folder))
-            write_page(README, "make results", text)
-    print(f"\n{text}")
+    is_public = args.public or not (measure.SHARED / "heldout").is_dir()
+    if is_public and not measure.EXAMPLES.is_dir():
+        sys.exit("results: error: no speech: apt-get install codec2-examples")
+    speech = measure.public() if is_public else measure.heldout()
+    check_overlap(speech)
+    part, conditions = coding.prepare(speech, is_public)
+    coding.work(coding.jobs_of(speech, part, conditions))
+    tables = make_tables(speech, part, conditions, is_public)
+    for name, text in tables.items():
+        print(f"\n{name}\n\n{text}")
+    if is_public:
+        write("public recordings", "\n".join(tables.values()))
+        return
+    for name, text in tables.items():
+        write(name, text)
+    fig = plot_delay(curve_points(part), part.words)
+    fig.savefig(PICTURES / "delay.png", dpi=100)
 
 
 if __name__ == "__main__":
-    plumbing.plain_errors()
-    main(parse_args())
+    plumbing.start()
+    try:
+        main(parse_args())
+    except demo.Failed as error:
+        sys.exit(str(error))

@@ -2,12 +2,12 @@
 """Speed, start-up time and memory of the scripts: a table.
 
 Usage:
-    tests/bench.py                # speech for 300 s; `make bench` keeps the table in results/bench.txt
-    tests/bench.py 1000000        # memory only, of files with that many frames (1.5 GB of disk per million)
+    tests/bench.py                # of 300 s of speech; `make bench` keeps it in results/bench.txt
+    tests/bench.py 2000000        # memory only, for files of that many frames (3 GB of disk)
 
-Machines differ, and others may be at work on them: a ratio compares a figure with something measured in the same run,
-which is named beside it.  Input is the sample speech again and again, at random levels.  Every measurement is in a
-process of its own.  Memory is the most that a process had for itself: pages of files that it maps are not counted.
+Input is the sample speech again and again, at random levels.  Every measurement is in a process of
+its own.  Others may be at work on the machine: NumPy's import, beside the start-up times, tells how
+fast it is now.  Memory is the largest resident set of a process.
 """
 
 import json
@@ -22,208 +22,197 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 300  # of speech
+TRAIN = 0.9  # share of the frames that is trained on
 TRAINERS = {  # options, files
-    "eband_train.py": "--Wo --nnout network.keras bands.f32 speech.model",
-    "ebanddec_train.py": "--dec 3 bands.f32 speech.model",
-    "newamp1_train.py": "K20.f32 speech.model",
-    "vq_vae_ratek.py": "bands.f32",
-    "vq_vae_ratek_conv1d.py": "--num_embedding 512 --nnout vq.keras bands.f32",  # k-means for 2048 takes a minute
+    "eband_train.py": "bands.f32 speech.model --Wo --nnout network.keras",
+    "ebanddec_train.py": "bands.f32 speech.model --dec 3 --nnout dec.keras",
+    "newamp1_train.py": "K20.f32 speech.model --nnout newamp1.keras",
+    "vq_vae_ratek.py": "bands.f32 --nnout ratek.keras",
+    "vq_vae_ratek_conv1d.py": "bands.f32 --num_embedding 256 --nnout vq.keras",
 }
-OTHERS = {  # runs that only their memory is looked at
+NETWORK = str(ROOT / "networks" / "vq_K14_1100.keras")
+OTHERS = {  # what only the memory and the time of a run is told of
     "codec2_model.py": "speech.model --noplots",
     "eband_out.py": "network.keras bands.f32 speech.model --modelout out.model --noplots",
-    "vq_pager.py": "14 bands.f32 --plot_dir plots",
+    "vq_pager.py": "14 bands.f32 --plot_dir pages",
     "vq_ber.py": "vq.keras bands.f32 --ber 1 --nb_samples 3000 --noplots",
+    "vq_out.py": f"{NETWORK} bands.f32 --indexout bands.npy --noplots",
 }
-DEMOS = {"vq_vae_demo.py": "--epochs 2 --plot_dir plots", "vq_vae_demo_2stage.py": "--epochs 2 --plot_dir plots"}
-seconds, peak = {}, {}  # of start-up; most memory in MB by script
+START_UPS = ("numpy", "keras", "codec2_model", "c2sim")  # modules
 
 
-def own_memory(process):
-    """MB that a running process has for itself."""
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        return int(status.partition("RssAnon:")[2].split()[0]) / 1024
-    except (OSError, IndexError):  # it has just ended
-        return 0
+def show(name, figure, unit="", remark=""):
+    if not isinstance(figure, str):
+        figure = f"{figure:.{2 if figure < 10 else 0}f}"
+    print(f"{name:<48}{figure:>8} {unit:<10}{remark}".rstrip(), flush=True)
 
 
-def run(program, *arguments, name=None, times=1):
-    """Seconds that a script or another program takes, the least of some times, and the last line it prints."""
-    name, least = name or program, float("inf")
-    command = [sys.executable, ROOT / program] if program.endswith(".py") else [program]
-    for _ in range(times):
-        with open("out.txt", "w") as out, open("err.txt", "w") as err:
-            start = time.perf_counter()
-            process = subprocess.Popen([*command, *arguments], stdout=out, stderr=err)
-            while process.poll() is None:
-                peak[name] = max(peak.get(name, 0), own_memory(process))
-                time.sleep(0.01)
-            least = min(least, time.perf_counter() - start)
-        if process.returncode:
-            error = Path("err.txt").read_text(errors="replace").strip()
-            raise RuntimeError(f"{program} ended with {process.returncode}: {error.rpartition(chr(10))[2]}")
-    return least, Path("out.txt").read_text(errors="replace").strip().rpartition("\n")[2]
+def run(command):
+    """Seconds, MB and last line of stdout of a process.  RuntimeError with its last line of
+    stderr.
+    """
+    with open("out.txt", "w") as out, open("err.txt", "w") as err:
+        start = time.perf_counter()
+        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        took = time.perf_counter() - start
+    if status:
+        error = Path("err.txt").read_text(errors="replace").strip()
+        raise RuntimeError(f"{command[1]} failed: {error.rpartition(chr(10))[2]}")
+    scale = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS
+    return took, usage.ru_maxrss / scale, Path("out.txt").read_text().strip().rpartition("\n")[2]
+
+
+def script(name, options):
+    return [sys.executable, ROOT / name, *options.split()]
+
+
+def best(command, times=3):
+    """Seconds of the fastest of some runs."""
+    return min(run(command)[0] for _ in range(times))
+
+
+# ---------------------------------------------------------------- input
 
 
 def make_input(nb_frames):
-    """Write speech.raw, 30 s or less of it in short.raw, and the bands, K = 20 vectors and model of nb_frames."""
+    """Write speech.raw, 3 s of it in short.raw, and the features and model of nb_frames."""
+    import numpy as np
+
     import c2sim
     from codec2_model import RECORD
 
-    import numpy as np
-
     gain = random.Random(1)
     sample = c2sim.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))
-    louder = ((sample * 10 ** (gain.uniform(-6, 6) / 20)).clip(-32767, 32767) for _ in range(8))
-    speech = np.concatenate([part.astype("<i2") for part in louder])[: 300 * c2sim.FS_HZ]
+    louder = [sample * 10 ** (gain.uniform(-6, 6) / 20) for _ in range(8)]
+    speech = np.concatenate(louder).clip(-32767, 32767).astype("<i2")[: SECONDS * 8000]
     speech.tofile("speech.raw")
-    speech[: 3 * c2sim.FS_HZ].tofile("short.raw")
-    outputs = "--bands bands.f32 --rateK --rateKout K20.f32 --modelout speech.model"
-    c2sim.main(c2sim.parse_args(["speech.raw", *outputs.split()]))
-    for name, itemsize in (("bands.f32", 56), ("K20.f32", 80), ("speech.model", RECORD.itemsize)):
-        data, size = Path(name).read_bytes(), int(nb_frames) * itemsize
+    speech[: 3 * 8000].tofile("short.raw")
+    for options in ("--bands bands.f32 --modelout speech.model", "--rateK --rateKout K20.f32"):
+        c2sim.main(c2sim.parse_args(["speech.raw", *options.split()]))
+    for name, size in (("bands.f32", 56), ("K20.f32", 80), ("speech.model", RECORD.itemsize)):
+        data = Path(name).read_bytes()
         with open(name, "wb") as file:
-            for start in range(0, size, len(data)):
-                file.write(data[: size - start])
-    return ()
+            for start in range(0, nb_frames * size, len(data)):
+                file.write(data[: nb_frames * size - start])
 
 
-def shortest(*jobs):
-    """Seconds that each job takes at best; they take turns, so that other work on the machine slows them all."""
-    took = []
-    for job in jobs * 7:
-        start = time.perf_counter()
-        job()
-        took.append(time.perf_counter() - start)
-    return [min(took[i :: len(jobs)]) for i in range(len(jobs))]
+# ---------------------------------------------------------------- what is measured
 
 
-def records():
-    """Read and write 117 MB of records, as NumPy does."""
-    from codec2_model import RECORD, read_blocks, write
+def speech_speed():
+    """Analysis and synthesis, beside Codec 2's own coder where it is installed."""
+    jobs = {
+        "c2sim.py, analysis": script("c2sim.py", "speech.raw --bands b.f32 --modelout m.model"),
+        "c2sim.py, bands only": script("c2sim.py", "speech.raw --bands b.f32"),
+        "c2sim.py, synthesis": script("c2sim.py", "--modelin m.model --phase0 -o out.raw"),
+        "c2sim.py, 3 s of speech": script("c2sim.py", "short.raw --bands b.f32 --modelout s.model"),
+    }
+    if shutil.which("c2enc"):
+        jobs["c2enc 700C"] = ["c2enc", "700C", "speech.raw", "bits"]
+    for name, command in jobs.items():
+        length = 3 if "3 s" in name else SECONDS
+        show(name, length / best(command), "x real time")
 
-    import numpy as np
 
-    data = np.tile(np.fromfile("speech.model", RECORD), 3)
-    data.tofile("long.model")
-    fields = [data[name].copy() for name in RECORD.names]
-    ours, numpys = shortest(lambda: list(read_blocks("long.model")), lambda: np.fromfile("long.model", RECORD))
-    yield "codec2_model.read_blocks, checks included", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy fromfile"
-    ours, numpys = shortest(lambda: write(*fields, "ours.model"), lambda: data.tofile("numpys.model"))
-    yield "codec2_model.write, checks included", data.nbytes / 1e6 / ours, "MB/s", numpys / ours, "numpy tofile"
+def record_speed():
+    """Read and write model records, checks included, in MB/s."""
+    code = (
+        "import codec2_model as c, time; start = time.perf_counter(); x = c.read('speech.model'); "
+        "middle = time.perf_counter(); c.write(*x, 'copy.model'); end = time.perf_counter(); "
+        "size = 1300e-6 * len(x[0]); print(size / (middle - start), size / (end - middle))"
+    )
+    read, write = map(float, run([sys.executable, "-c", code])[2].split())
+    show("codec2_model.read, checks included", read, "MB/s")
+    show("codec2_model.write, checks included", write, "MB/s")
 
 
-def training(trainer):
-    """Run a trainer as it is, for 80 epochs at most, and look at the clock whenever it reports an epoch.
+def sender_and_receiver():
+    """Frames per second of vq_out.py, without the seconds that Keras takes to start."""
+    sender = f"{NETWORK} bands.f32 --indexout a.npy --noplots --nb_samples"
+    few, many = (run(script("vq_out.py", f"{sender} {n}"))[0] for n in (1000, 11000))
+    show("vq_out.py, sender and figures", 10000 / (many - few), "frames/s")
+    receiver = f"{NETWORK} --indexin a.npy --testout a.f32"
+    many = best(script("vq_out.py", receiver))
+    run(script("vq_out.py", f"{sender} 100"))
+    few = best(script("vq_out.py", receiver))
+    show("vq_out.py, receiver", 10900 / max(many - few, 1e-3), "frames/s")
 
-    The time until the first report does not count: functions are compiled then.
-    """
-    epochs = 80 if trainer.startswith("vq_") else 8
-    sys.argv = f"{trainer} {TRAINERS[trainer]} --epochs {epochs} --noplots".split()
-    import plumbing
 
-    import keras
+def start_up():
+    for name in START_UPS:
+        show(f"import {name}", 1e3 * best([sys.executable, "-c", f"import {name}"]), "ms")
+    for path in sorted(ROOT.glob("*.py")):
+        show(f"{path.name} --help", 1e3 * best(script(path.name, "--help")), "ms")
 
-    reports, show, fitting = [], plumbing.Progress.show, [0.0]
 
-    def timed(fit):
-        def timed_fit(*arguments, **options):
-            start = time.perf_counter()
-            result = fit(*arguments, **options)
-            fitting[0] += time.perf_counter() - start
-            return result
+def training_speed(name):
+    """Training steps or frames per second, by the clock at every progress line but the first."""
+    epochs = 80 if name.startswith("vq_") else 8
+    speed, what = json.loads(run([sys.executable, __file__, name, str(epochs)])[2])
+    if what == "epoch":
+        show(f"{name}, training", SECONDS * 100 * TRAIN * speed, "frames/s")
+    else:
+        show(f"{name}, training", speed, f"{what}s/s")
 
-        return timed_fit
+
+def time_training(name, epochs):
+    """In a process of its own: print what training_speed() wants to know."""
+    sys.argv = [name, *TRAINERS[name].split(), "--epochs", epochs, "--noplots"]
+    from common import plumbing
+
+    reports, show_line = [], plumbing.Progress.show
 
     def timed_show(progress, done, text):
-        reports.append((done, time.perf_counter(), fitting[0]))
-        show(progress, done, text)
+        reports.append((done, time.perf_counter(), progress.what))
+        show_line(progress, done, text)
 
-    keras.Model.fit, keras.Model.train_on_batch = map(timed, (keras.Model.fit, keras.Model.train_on_batch))
     plumbing.Progress.show = timed_show
-    runpy.run_path(str(ROOT / trainer), run_name="__main__")
-    done, took, in_fit = (last - first for first, last in zip(reports[0], reports[-1], strict=True))
-    yield (
-        f"{trainer}, training",
-        27000 * done / took,
-        "frames/s",
-        in_fit / took,
-        "share of Keras's training steps in the time",
-    )
+    runpy.run_path(str(ROOT / name), run_name="__main__")
+    kind = reports[-1][2]  # the training itself is what is reported last
+    (first, start, _), *_, (last, end, _) = [report for report in reports if report[2] == kind]
+    print(json.dumps([(last - first) / (end - start), kind]))
 
 
-def in_child(function, *arguments):
-    """Rows of make_input(), records() or training() in another process; the memory counts for the script it runs."""
-    return json.loads(run("tests/bench.py", function, *arguments, name=(*arguments, function)[0])[1])
-
-
-def speech(options, other, name, length):
-    """Analysis or synthesis, beside the tools of Codec 2."""
-    options = f"{name} {options}".split()
-    took = run("c2sim.py", *options, times=3)[0]
-    tools = [tool for tool in (["c2sim", *options], other.split()) if shutil.which(tool[0])]
-    row = f"c2sim.py {' '.join(x for x in options if x[0] == '-')}, {length} s of speech", length / took, "x real time"
-    yield from [(*row, run(*tool, times=3)[0] / took, tool[0]) for tool in tools] or [row]
-
-
-def start_up(name, *command):
-    """Time to the first answer."""
-    seconds[name] = run(*command, name=name, times=3)[0]
-    yield name, 1e3 * seconds[name], "ms", seconds[name] / seconds["import numpy"], "import numpy"
-
-
-def memory(script, options):
-    """Peak of all runs of a script, this one included."""
-    took = run(script, *options.split())[0] if options else 0
-    yield f"{script}, memory", peak[script], "MB", *([f"{took:.0f}", "s for this run"] if options else [])
+def memory():
+    for name, options in TRAINERS.items():
+        took, megabytes, _ = run(script(name, f"{options} --epochs 1 --noplots"))
+        show(f"{name}, memory", megabytes, "MB", f"{took:.0f} s")
+    for name, options in OTHERS.items():
+        took, megabytes, _ = run(script(name, options))
+        show(f"{name}, memory", megabytes, "MB", f"{took:.0f} s")
 
 
 def main(nb_frames):
-    failed = []
     os.environ |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    sys.path.insert(0, str(ROOT))
+    failed = []
 
-    def show(name, figure, unit="", ratio="", reference=""):
-        figure, ratio = (x if isinstance(x, str) else f"{x:.{2 if x < 10 else 0}f}" for x in (figure, ratio))
-        print(f"{name:<46}{figure:>8} {unit:<12}{ratio:>6}  {reference}".rstrip(), flush=True)
-
-    def add(rows, name, *arguments):
+    def measure(function, *arguments):
         try:
-            for row in rows(name, *arguments):
-                show(*row)
+            function(*arguments)
         except Exception as error:  # the others go on
-            failed.append(name)
-            show(" ".join(map(str, (name, *arguments[:1]))), "FAILED", "", "", f"{type(error).__name__}: {error}")
+            failed.append(function.__name__)
+            show(f"{function.__name__} {' '.join(arguments)}", "FAILED", "", str(error))
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        show("measurement", "figure", "unit", "", "ratio to")
-        add(in_child, "make_input", str(nb_frames or 30000))
-        if nb_frames:
-            for script, options in TRAINERS.items():
-                add(memory, script, f"{options} --epochs 1 --noplots")
-            for script, options in OTHERS.items():
-                add(memory, script, options)
-            return len(failed)
-        for name, length in (("short.raw", 3), ("speech.raw", 300)):
-            encode = f"c2enc 700C {name} bits --mlfeat mlfeat.f32 mlfeat.model"
-            add(speech, "--bands b.f32 --modelout m.model", encode, name, length)
-            add(speech, "--bands b.f32", encode, name, length)
-            add(speech, "--modelin m.model -o out.raw", "c2dec 700C bits decoded.raw", name, length)
-        add(in_child, "records")
-        for module in ("numpy", "keras", "codec2_model", "c2sim"):
-            add(start_up, f"import {module}", sys.executable, "-c", f"import {module}")
-        for script in sorted({path.name for path in ROOT.glob("*.py")} - {"plumbing.py", "vq_search.py"}):
-            add(start_up, f"{script} --help", script, "--help")
-        add(start_up, "vq_pager.py, a page", "vq_pager.py", "20", "K20.f32", "--start", "29984", "--plot_dir", ".")
-        for script in TRAINERS:
-            add(in_child, "training", script)
-        for script, options in (dict.fromkeys(TRAINERS, "") | OTHERS | DEMOS | {"c2sim.py": ""}).items():
-            add(memory, script, options)
+        make_input(nb_frames or SECONDS * 100)
+        if not nb_frames:
+            measure(speech_speed)
+            measure(record_speed)
+            measure(start_up)
+            measure(sender_and_receiver)
+            for name in TRAINERS:
+                measure(training_speed, name)
+        measure(memory)
+        os.chdir(ROOT)
     return len(failed)
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:] or sys.argv[1].isdigit():
-        sys.exit(main(int((sys.argv[1:] or [0])[0])))
-    print(json.dumps(list(globals()[sys.argv[1]](*sys.argv[2:]))))
+    if len(sys.argv) == 3:
+        time_training(*sys.argv[1:])
+    else:
+        sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else 0))

@@ -1,26 +1,35 @@
-"""What the tests share: running a script as its user does, its figures and refusals, sample and reference data."""
+"""What the tests share: running a script as its user does, its figures and refusals, data."""
 
 import contextlib
 import functools
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-MODULES = ("plumbing.py", "vq_search.py")  # that are no scripts
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name not in MODULES)
+
+import codec2_model
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
 def pytest_configure(config):
-    """No windows, neither in this process nor in those that it starts; one thread each, as there is one per core."""
+    """No windows, neither in this process nor in those that it starts; one thread each."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
-    for warning in ("__array__ implementation", "The structure of `inputs`", "Even though the `tf.config"):  # of Keras
+    for warning in (
+        "__array__ implementation",
+        "The structure of `inputs`",
+        "Even though the `tf.config",
+    ):  # of Keras
         config.addinivalue_line("filterwarnings", f"ignore:{warning}")
     os.environ |= {"MPLBACKEND": "Agg", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -28,22 +37,30 @@ def pytest_configure(config):
 def run_in(folder, script, *arguments, **options):
     """CompletedProcess of a script that ran in `folder` on a machine without a display."""
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 300}
-    return subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options))
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)], cwd=folder, **(defaults | options)
+    )
 
 
 @pytest.fixture
 def usual_signals():
-    """Ctrl-C and a hangup have their usual effect here and in processes started: nohup and `&` make them ignored."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    """Ctrl-C has its usual effect: nohup and `&` make it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def no_keras(tmp_path_factory):
+    """Environment of a process that ends when it imports Keras, which takes seconds."""
+    folder = tmp_path_factory.mktemp("no_keras")
+    (folder / "keras.py").write_text("raise SystemExit('too late: Keras is being imported')")
+    return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 @pytest.fixture
 def eager():
-    """Networks run operation by operation: compiling a small one takes longer than all it does in a test.
+    """Networks run operation by operation: compiling one takes longer than all it does in a test.
 
     Scripts in processes of their own compile theirs.
     """
@@ -56,8 +73,8 @@ def eager():
 
 @pytest.fixture
 def one_correction(monkeypatch):
-    """Networks of eband_train have one correction instead of four, and compile in a third of the time."""
-    monkeypatch.setattr("eband_train.ROUNDS", 1)
+    """Networks of eband_train have one correction, not four: they compile three times as fast."""
+    monkeypatch.setattr("eband_train.CORRECTIONS", 1)
 
 
 @pytest.fixture
@@ -67,12 +84,15 @@ def run(tmp_path):
 
 
 def figures(stdout):
-    """{name: value} of the lines `name: value unit` that a script has printed; "last" is the bare last line.
+    """{name: value} of the lines `name: value unit` of stdout; "last" is the bare last line.
 
-    Values are numbers where they can be, else the text behind the colon; of a name that comes twice, the last counts.
+    Values are numbers where they can be, else the text behind the colon; of a name that comes
+    twice, the last counts.
     """
     lines = [line.partition(": ") for line in stdout.splitlines()]
-    values = {name: text for name, colon, text in lines if colon} | {"last": lines[-1][0] if lines else ""}
+    values = {name: text for name, colon, text in lines if colon} | {
+        "last": lines[-1][0] if lines else ""
+    }
     for name, text in values.items():
         with contextlib.suppress(ValueError, IndexError):
             values[name] = float(text.split()[0])
@@ -80,14 +100,23 @@ def figures(stdout):
 
 
 def assert_refused(result, *words, status=1):
-    """The script ended with this status and one line on stderr, after the usage when that was wrong (status 2)."""
+    """The script ended with this status and one line on stderr, after the usage for status 2."""
     lines = result.stderr.splitlines()
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stderr
-    assert lines[-1].startswith(f"{Path(result.args[1]).name}: error: ")
+    command = re.escape(Path(result.args[1]).name)  # vq_codec.py has two commands
+    assert re.match(rf"{command}( enc| dec)?: error: ", lines[-1]), lines[-1]
     assert status == 2 or len(lines) == 1, result.stderr
     for word in words:
         assert str(word) in lines[-1]
+
+
+def records(count, Wo=np.pi / 40, L=39, A=100.0, voiced=1):
+    """Model records [count] that are alike: 100 Hz, all harmonics of the same amplitude."""
+    frames = np.zeros(count, codec2_model.RECORD)
+    frames["Wo"], frames["L"], frames["voiced"] = Wo, L, voiced
+    frames["A"][:, 1 : L + 1] = A
+    return frames
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +136,95 @@ def shared():
     if not folder.is_dir():
         pytest.skip("the reference data (../shared/data) is not on this machine")
     return folder
+
+
+# ---------------------------------------------------------------- trainers in this process
+
+
+def call(script, *arguments):
+    """What a script prints that runs in this process."""
+    args = script.parse_args([str(argument) for argument in arguments])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        script.main(args, script.load(args))
+    return out.getvalue()
+
+
+def first_frames(pair, n, folder):
+    """Paths of the first n frames of two Paths, features [frames][14] and model, in `folder`."""
+    (folder / "n.f32").write_bytes(pair[0].read_bytes()[: 56 * n])
+    (folder / "n.model").write_bytes(pair[1].read_bytes()[: 1300 * n])
+    return folder / "n.f32", folder / "n.model"
+
+
+@pytest.fixture(scope="session")
+def trained(sample, tmp_path_factory):
+    """Folder with ampnn.keras of eband_train.py --Wo, trained for a moment; the figures printed."""
+    import tensorflow as tf
+
+    import eband_train
+
+    folder = tmp_path_factory.mktemp("trained")
+    network, plots = folder / "ampnn.keras", folder / "plots"
+    options = ("--Wo", "--epochs", 2, "--plot_dir", plots, "--nnout", network, "--test", *sample)
+    tf.config.run_functions_eagerly(True)  # what `eager` and `one_correction` do for a test
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eband_train, "CORRECTIONS", 1)
+        printed = call(eband_train, *sample, *options)
+    tf.config.run_functions_eagerly(False)
+    return folder, figures(printed)
+
+
+# ---------------------------------------------------------------- quantisers
+
+
+def speech_like(n, K=14, seed=0):
+    """Random vectors [n][K] in dB with about the level, shape and smoothness of speech."""
+    rng = np.random.default_rng(seed)
+    walk = np.cumsum(rng.normal(0, 3, (n, K)), axis=0)
+    return np.float32(40 + 15 * np.sin(walk / 15) - np.arange(K))
+
+
+def write_quantiser(filename, dec=2, K=14, stages=2, M=16, **changed):
+    """An archive of a quantiser without training: principal axes of dec frames, and k-means.
+
+    Encoder and decoder smooth over three frames, so that vectors overlap; the fit is to
+    speech_like().  **changed are options that tell something else.
+    """
+    import keras
+    from scipy.cluster.vq import kmeans2, vq
+
+    from common import networks, spectra
+
+    x, dim, layers = speech_like(640 * dec, K, seed=1), 8 * dec, keras.layers
+    blocks = (x.reshape(-1, dec * K) - 35) / 15
+    axes = np.linalg.eigh(blocks.T @ blocks)[1][:, : -dim - 1 : -1]
+    smooth = np.array([0.05, 0.9, 0.05])[:, None, None] * np.eye(K)
+    frames = keras.Input((None, K))
+    hidden = layers.Rescaling(1 / 15, -35 / 15)(frames)
+    hidden = layers.Conv1D(K, 3, padding="same", use_bias=False, name="smooth")(hidden)
+    hidden = layers.Reshape((-1, dec * K))(hidden)
+    hidden = layers.Dense(dim, use_bias=False, name="axes")(hidden)
+    encoder = keras.Model(frames, hidden, name="encoder")
+    z = keras.Input((None, dim))
+    hidden = layers.Dense(dec * K, use_bias=False, name="axes")(z)
+    hidden = layers.Reshape((-1, K))(hidden)
+    hidden = layers.Conv1D(K, 3, padding="same", use_bias=False, name="smooth")(hidden)
+    decoder = keras.Model(z, layers.Rescaling(15, 35)(hidden), name="decoder")
+    for model, matrix in ((encoder, axes), (decoder, axes.T)):
+        model.get_layer("axes").set_weights([matrix])
+        model.get_layer("smooth").set_weights([smooth])
+
+    def fit(vectors):
+        codebooks = []
+        for _ in range(stages):
+            codebook, _ = kmeans2(vectors, vectors[:: len(vectors) // M][:M], minit="matrix")
+            codebooks.append(codebook)
+            vectors = vectors - codebook[vq(vectors, codebook)[0]]
+        return np.stack(codebooks)
+
+    options = {"script": "mine", "eband_K": K, "Fs": 8000, "dec": dec, "vq_stages": stages}
+    options |= {"num_embedding": M, "embedding_dim": dim, "lower": 10} | changed
+    arrays = {"kmeans": fit(x), "shape": spectra.shape_statistics(x)}
+    codebooks = fit(blocks @ axes)
+    networks.save_quantiser(encoder, decoder, codebooks, None, options, filename, **arrays)
+    return filename

@@ -1,43 +1,75 @@
-"""Each script tells its whole story, so some blocks are copies: these are held to the same text wherever they occur."""
+"""Each script tells its whole story, so some blocks are copies: held to the same text wherever."""
 
 import ast
 
 import pytest
+
 from conftest import ROOT
 
-COPIES = [  # name, scripts that have it
+COPIES = [  # name of a function, class or method; the scripts that have it
     ("sparse_loss", "eband_train newamp1_train"),
     ("fit_baseline", "eband_train ebanddec_train"),
+    ("load_pair", "eband_train ebanddec_train"),
+    ("energies_dB", "eband_train ebanddec_train"),
     ("VectorQuantizer", "vq_vae_demo vq_vae_ratek"),
-    ("VectorQuantizer", "vq_vae_demo_2stage vq_vae_ratek_conv1d"),
+    ("VectorQuantizer.decode", "vq_vae_demo_2stage vq_vae_ratek_conv1d"),
+    ("VectorQuantizer.update_codebooks", "vq_vae_demo_2stage vq_vae_ratek_conv1d"),
     ("load", "vq_vae_demo vq_vae_demo_2stage"),
 ]
+SCRIPTS_IMPORTED = {"codec2_model": None, "c2sim": ("vq_codec",)}  # by whom; None: by all
+COMMON = {  # module: those that it may import
+    "search": {"classical", "networks", "spectra", "plumbing"},
+    "classical": {"spectra", "plumbing"},
+    "pitch": {"networks", "spectra", "plumbing"},
+    "plots": {"networks", "spectra", "plumbing"},
+    "networks": {"plumbing"},
+    "spectra": {"plumbing"},
+    "plumbing": set(),
+}
 
 
-def definitions(path):
-    """{name: source text} of the functions and classes at the top level of a script, with their decorators."""
-    source = path.read_text()
-    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    lines = source.splitlines()
-    first = {node.name: min([node.lineno, *(d.lineno for d in node.decorator_list)]) for node in nodes}
-    return {node.name: "\n".join(lines[first[node.name] - 1 : node.end_lineno]) for node in nodes}
+def source_of(path, name):
+    """Source text of a function, class or method of a script, with its docstring."""
+    body = ast.parse(path.read_text())
+    for part in name.split("."):
+        body = next(node for node in body.body if getattr(node, "name", None) == part)
+    return ast.get_source_segment(path.read_text(), body)
 
 
 @pytest.mark.parametrize(("name", "scripts"), COPIES)
 def test_copies_are_the_same_text(name, scripts):
-    original, *others = [definitions(ROOT / f"{script}.py")[name] for script in scripts.split()]
+    original, *others = (source_of(ROOT / f"{script}.py", name) for script in scripts.split())
     for text in others:
         assert text == original
 
 
-def test_imports_run_downwards_only():
-    """Scripts import vq_search, vq_pager, codec2_model, plumbing; each of these only those behind it; nobody c2sim."""
-    order = ["vq_search", "vq_pager", "codec2_model", "plumbing"]
-    ours = {path.stem for path in ROOT.glob("*.py")}
+def imports(path):
+    """Names of the modules that a file imports: "codec2_model", "common.search" …"""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "common":
+            names |= {f"common.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return names
+
+
+def test_scripts_import_common_and_no_other_script():
+    scripts = {path.stem for path in ROOT.glob("*.py")}
     for path in ROOT.glob("*.py"):
-        below = order[order.index(path.stem) + 1 :] if path.stem in order else order
-        below = [*below, "vq_vae_ratek_conv1d"] if path.stem == "vq_ber" else below  # whose networks it works on
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        imported = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
-        imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-        assert imported & ours <= set(below), path.name
+        for name in imports(path) & scripts:
+            assert name in SCRIPTS_IMPORTED, path.name
+            assert SCRIPTS_IMPORTED[name] is None or path.stem in SCRIPTS_IMPORTED[name], path.name
+
+
+def test_common_imports_downwards_only():
+    modules = {path.stem for path in (ROOT / "common").glob("[a-z]*.py")}
+    assert modules <= set(COMMON)
+    scripts = {path.stem for path in ROOT.glob("*.py")}
+    for module in modules:
+        names = imports(ROOT / "common" / f"{module}.py")
+        assert not names & scripts, module
+        ours = {name.split(".")[1] for name in names if name.startswith("common.")}
+        assert ours <= COMMON[module], module

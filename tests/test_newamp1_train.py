@@ -1,22 +1,22 @@
-"""newamp1_train.py: its conventional decoder, both kinds of features, silence, c2enc's own files; bad input."""
+"""newamp1_train.py: its conventional decoder, both kinds of features, silence; bad input."""
 
 import shutil
 import subprocess
+
+import keras
+import numpy as np
+import pytest
 
 import c2sim
 import codec2_model
 import eband_out
 import newamp1_train
-import plumbing
-
-import numpy as np
-import pytest
-from conftest import ROOT, assert_refused, figures, run_in
-from test_eband_train import run_script, weights
+from common import networks, spectra
+from common.plumbing import FormatError
+from conftest import ROOT, assert_refused, call, figures, run_in
 
 pytestmark = pytest.mark.usefixtures("eager")
 
-keras = newamp1_train.keras
 WAV = ROOT / "tests" / "data" / "sample_8k.wav"
 
 
@@ -27,6 +27,15 @@ def rate_K(tmp_path_factory):
     assert run_in(folder, "c2sim.py", WAV, "--rateK", "--rateKout", "k.f32").returncode == 0
     assert run_in(folder, "c2sim.py", WAV, "--modelout", "k.model").returncode == 0
     return folder / "k.f32", folder / "k.model"
+
+
+@pytest.fixture(scope="module")
+def resampled(tmp_path_factory):
+    """Path of a model file of the amplitudes after K to L."""
+    folder = tmp_path_factory.mktemp("resampled")
+    options = ("--rateK", "--rateKout", "x.f32", "--modelout", "L.model")
+    assert run_in(folder, "c2sim.py", WAV, *options).returncode == 0
+    return folder / "L.model"
 
 
 @pytest.fixture(scope="module")
@@ -41,119 +50,142 @@ def mlfeat(tmp_path_factory):
     return folder / "feat.f32", folder / "feat.model"
 
 
+# ---------------------------------------------------------------- network, augmentation
+
+
 def test_an_untrained_network_is_the_conventional_decoder_and_follows_the_level():
     """A harmonic in the centre of every fourth bin: the network and the decoder agree there."""
     vectors = np.random.default_rng(0).normal(40, 10, (3, 20)).astype(np.float32)
-    network = newamp1_train.build_network(8000)
+    network = newamp1_train.build_network()
     dB = keras.ops.convert_to_numpy(network(vectors))
     mean = vectors.mean(axis=1, keepdims=True)
     Wo, L = np.full(3, 4 * np.pi / 256, np.float32), np.full(3, 60, np.int32)
-    A_dB = 20 * np.log10(codec2_model.rate_K_to_L(vectors - mean, Wo, L)[:, 1:61])
+    A_dB = 20 * np.log10(spectra.rate_K_to_L(vectors - mean, Wo, L)[:, 1:61])
     np.testing.assert_allclose((dB - mean)[:, 4:244:4], A_dB, atol=1e-3)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(network(vectors + 7)), dB + 7, atol=1e-3)
+    louder = keras.ops.convert_to_numpy(network(vectors + 7))
+    np.testing.assert_allclose(louder, dB + 7, atol=1e-3)
 
 
 def test_as_many_frames_as_bins():
-    """Keras may take the column of means [n][1] for a bias [WIDTH] when n is WIDTH: each frame must get its own."""
-    network = newamp1_train.build_network(8000)
+    """Keras may take means [n][1] for a bias [WIDTH] when n is WIDTH: each frame gets its own."""
+    network = newamp1_train.build_network()
     vectors = np.random.default_rng(0).normal(40, 10, (256, 20)).astype(np.float32)
-    np.testing.assert_allclose(
-        network.predict_on_batch(vectors)[:100], network.predict_on_batch(vectors[:100]), rtol=1e-4
-    )
+    together, some = network.predict_on_batch(vectors), network.predict_on_batch(vectors[:100])
+    np.testing.assert_allclose(together[:100], some, rtol=1e-4)
 
 
 def test_random_filter_moves_vectors_and_target_alike():
-    """Values of a vector change by the response at their frequencies; a bin without a target gets none."""
+    """Values change by the response at their frequencies; a bin without a target gets none."""
     rng = np.random.default_rng(0)
     target = np.where(rng.random((200, 256)) < 0.3, np.nan, 40).astype(np.float16)
-    bins_hz = np.arange(256) * 4000 / 256
-    vectors, filtered = newamp1_train.random_filter(np.zeros((200, 20), np.float32), target, 8000, rng)
+    vectors, filtered = newamp1_train.random_filter(np.zeros((200, 20), np.float32), target, rng)
     np.testing.assert_array_equal(np.isnan(filtered), np.isnan(target))
-    whole = np.isfinite(filtered[:, 100:112]).all(axis=1)  # frames with targets around bin 105: 1640 Hz
-    k = np.argmin(np.abs(codec2_model.NEWAMP1_HZ - 1640))
-    expected = [np.interp(codec2_model.NEWAMP1_HZ[k], bins_hz[100:112], x[100:112] - 40) for x in filtered[whole]]
-    np.testing.assert_allclose(vectors[whole, k], expected, atol=0.05)  # the target is float16
+    around = slice(100, 112)  # bins around 1640 Hz
+    frames = np.flatnonzero(np.isfinite(filtered[:, around]).all(axis=1))
+    k = np.argmin(np.abs(spectra.NEWAMP1_HZ - 1640))
+    hz = spectra.bins_hz(256)[around]
+    expected = [np.interp(spectra.NEWAMP1_HZ[k], hz, filtered[i, around] - 40) for i in frames]
+    np.testing.assert_allclose(vectors[frames, k], expected, atol=0.05)  # the target is float16
 
 
 def test_a_tenth_of_the_frames_gets_a_low_pass_and_a_tenth_a_high_pass():
     """Many of them are steep; the smooth response alone has 1 dB rms."""
     rng = np.random.default_rng(0)
-    _, response = newamp1_train.random_filter(np.zeros((1000, 20)), np.zeros((1000, 256)), 8000, rng)
+    zeros = np.zeros((1000, 20)), np.zeros((1000, 256))
+    _, response = newamp1_train.random_filter(*zeros, rng)
     for ends in (response[:, -1], response[:, 0]):
         assert 0.02 < np.mean(ends < -10) < 0.12
 
 
+# ---------------------------------------------------------------- training
+
+
 @pytest.fixture(scope="module")
 def trained(rate_K, tmp_path_factory):
-    """Folder with a network that was trained for a moment on all frames, and the figures that were printed."""
+    """Folder with a network that was trained for a moment on all frames, and the figures."""
     folder = tmp_path_factory.mktemp("trained")
-    options = ("--epochs", 2, "--lower", -200, "--frames", 5, 300, 7, "--test", *rate_K, "--nnout", folder / "n.keras")
-    return folder, figures(run_script(newamp1_train, *rate_K, *options, "--plot_dir", folder / "plots"))
+    options = ("--epochs", 2, "--lower", -200, "--frames", "8,300", 9, "--test", *rate_K)
+    files = ("--nnout", folder / "n.keras", "--plot_dir", folder / "plots")
+    return folder, figures(call(newamp1_train, *rate_K, *options, *files))
 
 
-def test_rate_K_vectors(trained, rate_K, tmp_path):
+def test_rate_K_vectors(trained, rate_K, resampled):
     folder, values = trained
     assert values["held-out network SD"] < values["held-out conventional SD"]
     assert not any("700C" in name for name in values)
     assert values["last"] == values["test network SD"]
     names = {path.name for path in (folder / "plots").iterdir()}
     assert names == {f"newamp1_train_{x}.png" for x in ("loss", "sd", "frames_1")}
-    plumbing.read_options(folder / "n.keras", {"input": ("newamp1",), "width": (256,), "eband_K": (20,), "dec": (1,)})
+    expected = {"input": ("newamp1",), "width": (256,), "eband_K": (20,), "dec": (1,)}
+    networks.read_options(folder / "n.keras", expected)
 
     # the conventional decoder's figure once more, from c2sim's own model file after K to L
-    options = ("--rateK", "--rateKout", "x.f32", "--modelout", "L.model")
-    assert run_in(tmp_path, "c2sim.py", WAV, *options).returncode == 0
     Wo, L, A, _, _ = codec2_model.read(rate_K[1])
-    A_hat = codec2_model.read(tmp_path / "L.model")[2]
+    A_hat = codec2_model.read(resampled)[2]
     m = np.arange(161)
-    used = (m >= 1) & (m <= L[:, None]) & (m * Wo[:, None] <= 3600 * 2 * np.pi / 8000) & (A > 0)
+    hz = m * Wo[:, None] * 8000 / (2 * np.pi)
+    used = (m >= 1) & (m <= L[:, None]) & (hz <= 3600) & (A > 0)
     error = np.where(used, 20 * np.log10(np.where(used, A_hat, 1) / np.where(used, A, 1)), 0)
     sd = np.sum(error**2, axis=1) / used.sum(axis=1)
     assert values["test conventional SD"] == pytest.approx(sd.mean(), abs=0.02)
 
 
 def test_eband_out_has_the_figures_of_the_trainer(trained, rate_K):
-    values = figures(run_script(eband_out, trained[0] / "n.keras", *rate_K, "--noplots"))
+    values = figures(call(eband_out, trained[0] / "n.keras", *rate_K, "--noplots"))
     for name in ("network SD", "network variance", "conventional SD"):
         assert values[f"file {name}"] == pytest.approx(trained[1][f"test {name}"], abs=0.01)
 
 
 def test_silence_is_neither_trained_on_nor_counted(rate_K, tmp_path, monkeypatch):
-    """Frames of −150 dB among speech: the figures are those of the other frames, and they say of how many."""
-    vectors, records = codec2_model.read_rate_K(rate_K[0], 20)[:300], np.fromfile(rate_K[1], codec2_model.RECORD)[:300]
-    loud = vectors.mean(axis=1) > 10
-    n = np.count_nonzero(loud[:270])
+    """Frames of −150 dB among speech: the figures are those of the other frames."""
+    vectors = codec2_model.read_rate_K(rate_K[0], 20)[:300]
+    records = np.fromfile(rate_K[1], codec2_model.RECORD)[:300]
     vectors[20:60], records["A"][20:60] = -150, 3e-8
     vectors.tofile(tmp_path / "s.f32")
     records.tofile(tmp_path / "s.model")
+    n = np.count_nonzero(vectors[:270].mean(axis=1) > 10)
+    assert n < 230
     seen, random_filter = [], newamp1_train.random_filter
-    monkeypatch.setattr(newamp1_train, "random_filter", lambda *x: (seen.append(x[0]), random_filter(*x))[1])
+
+    def watched(*arguments):
+        seen.append(arguments[0])
+        return random_filter(*arguments)
+
+    monkeypatch.setattr(newamp1_train, "random_filter", watched)
     options = ("--epochs", 1, "--noplots", "--nnout", tmp_path / "n.keras")
-    out = run_script(newamp1_train, tmp_path / "s.f32", tmp_path / "s.model", *options)
-    assert f"train frames: {n - np.count_nonzero(loud[20:60])} of 270\n" in out
+    out = call(newamp1_train, tmp_path / "s.f32", tmp_path / "s.model", *options)
+    assert f"train frames: {n} of 270\n" in out
     assert min(values.mean(axis=1).min() for values in seen) > 10
     assert figures(out)["train conventional SD"] < 50
 
 
 def test_features_of_c2enc_to_speech(run, mlfeat, tmp_path):
     """The 40 ms route: c2enc, training, eband_out, synthesis."""
-    options = ("--lower", -200, "--noplots", "--test", *mlfeat, "--nnout", tmp_path / "n.keras")
-    values = figures(run_script(newamp1_train, *mlfeat, "--epochs", 8, *options))
-    assert values["train network SD"] < values["train conventional SD"] < values["train 700C quantised SD"]
-    out = run_script(eband_out, tmp_path / "n.keras", *mlfeat, "--noplots", "--modelout", tmp_path / "out.model")
+    network, model = tmp_path / "n.keras", tmp_path / "out.model"
+    options = ("--epochs", 8, "--lower", -200, "--noplots", "--test", *mlfeat, "--nnout", network)
+    values = figures(call(newamp1_train, *mlfeat, *options))
+    found = [values[f"train {label} SD"] for label in ("network", "conventional", "700C quantised")]
+    assert found == sorted(found)
+    out = call(eband_out, network, *mlfeat, "--noplots", "--modelout", model)
     assert figures(out)["last"] == pytest.approx(values["test network SD"], abs=0.01)
     assert run("c2sim.py", "--modelin", "out.model", "-o", "out.raw").returncode == 0
-    assert (tmp_path / "out.raw").stat().st_size == 160 * codec2_model.count_items(mlfeat[1], 1300, "records")
+    nb_frames = codec2_model.count_items(mlfeat[1])
+    assert (tmp_path / "out.raw").stat().st_size == 160 * nb_frames
 
 
 def test_the_same_seed_gives_the_same_network(rate_K, tmp_path):
     results = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        options = ("--epochs", 1, "--noplots", "--nb_samples", 300, "--seed", seed, "--nnout", tmp_path / "n.keras")
-        run_script(newamp1_train, *rate_K, *options)
-        results[name] = weights(tmp_path / "n.keras")
-    assert all(np.array_equal(x, y) for x, y in zip(results["a"], results["b"], strict=True))
-    assert not all(np.array_equal(x, y) for x, y in zip(results["a"], results["c"], strict=True))
+        network = tmp_path / f"{name}.keras"
+        options = ("--epochs", 1, "--noplots", "--nb_samples", 300, "--seed", seed)
+        call(newamp1_train, *rate_K, *options, "--nnout", network)
+        results[name] = networks.load(network).get_weights()
+    for one, same in zip(results["a"], results["b"], strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert not all(np.array_equal(*x) for x in zip(results["a"], results["c"], strict=True))
+
+
+# ---------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -163,29 +195,31 @@ def test_the_same_seed_gives_the_same_network(rate_K, tmp_path):
         (["{bands}", "{model}"], "expected 20 or 201"),
         (["{features}", "{model}", "--nb_samples", "99"], "at least 100"),
         (["{features}", "{model}", "--lower", "90"], "train part: 0 frames with amplitudes"),
-        (["{features}", "{model}", "--frames", "3", "100000"], "no --frames 100000"),
-        (["{features}", "{model}", "--nnout", "nowhere/n.keras"], "nowhere/n.keras"),
+        (["{features}", "{model}", "--frames", "3,100000"], "no --frames 3 to plot, expected 38"),
+        (["{features}", "{model}", "--nnout", "no/n.keras"], "no/n.keras"),
+        (["{features}", "{resampled}"], "in a call of its own: c2sim.py SPEECH --modelout"),
+        (["{features}", "{model}", "--test", "{features}", "{resampled}"], "L.model: holds the"),
     ],
 )
-def test_bad_input_is_refused(rate_K, sample, tmp_path, monkeypatch, options, word):
+def test_bad_input_is_refused(rate_K, resampled, sample, tmp_path, monkeypatch, options, word):
     monkeypatch.chdir(tmp_path)
-    names = {"features": rate_K[0], "model": rate_K[1], "bands": sample[0]}
+    names = {"features": rate_K[0], "model": rate_K[1], "bands": sample[0], "resampled": resampled}
     args = newamp1_train.parse_args([x.format(**names) for x in options])
-    with pytest.raises((plumbing.FormatError, FileNotFoundError)) as error:
+    with pytest.raises((FormatError, FileNotFoundError)) as error:
         newamp1_train.load(args)
     assert word.format(**names) in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", [("--Fs", "0"), ("--frames",), ("--frames", "-1"), ("--lower", "x"), ("--Wo",)])
-def test_usage_errors(option):
+@pytest.mark.parametrize(
+    "options", ["--frames", "--frames -1", "--frames 3,x", "--lower x", "--noplots --frames 3"]
+)
+def test_usage_errors(options):
     with pytest.raises(SystemExit) as error:
-        newamp1_train.parse_args(["x.f32", "x.model", *option])
+        newamp1_train.parse_args(["x.f32", "x.model", *options.split()])
     assert error.value.code == 2
 
 
-def test_command_line(run, rate_K, tmp_path):
-    result = run("newamp1_train.py", *rate_K, "--epochs", 1, "--noplots", "--nb_samples", 300)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert [path.name for path in tmp_path.iterdir()] == ["newamp1.keras"]
-    assert_refused(run("newamp1_train.py", "nowhere.f32", rate_K[1]), "nowhere.f32")
+def test_command_line(run, rate_K):
+    """eband_train.py, of the same form, is run to its end as its user does it."""
+    assert_refused(run("newamp1_train.py", "no.f32", rate_K[1]), "no.f32")

@@ -1,19 +1,23 @@
-"""vq_vae_demo.py: the quantiser's losses, gradients and search by hand; start in a corner; figures and film."""
+"""vq_vae_demo.py: the quantiser's losses, gradients and search by hand; start in a corner; figures
+and film.
+"""
 
 import signal
 import subprocess
 import sys
 
-import vq_vae_demo as script
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, figures
 from PIL import Image
 
+import vq_vae_demo as script
+from conftest import ROOT, figures
+
 keras = script.keras
-X = np.float32([[0.9, 0], [0.2, 0.3]])  # the vectors of most tests: the first goes to B, the second to A
+X = np.float32(
+    [[0.9, 0], [0.2, 0.3]]
+)  # the vectors of most tests: the first goes to B, the second to A
 A, B, C = [0, 0], [1, 0], [5, 5]
 
 
@@ -25,26 +29,34 @@ def quantizer(codebook, **options):
 
 
 def gradients(layer, x, value):
-    """Gradients of value(output, losses) for the encoder output x and for the codebook; 0 where there is none."""
+    """Gradients of value(output, losses) for the encoder output x and for the codebook; 0 where
+    there is none.
+    """
     x = tf.Variable(x)
     with tf.GradientTape() as tape:
         output = layer(x)
-        result = value(output, dict(zip(("codebook", "commitment", "unused"), layer.losses, strict=True)))
+        result = value(
+            output, dict(zip(("codebook", "commitment", "unused"), layer.losses, strict=True))
+        )
     found = tape.gradient(result, [x, layer.codebook.value], unconnected_gradients="zero")
     return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Films are drawn, but not rendered: lists (limits of the axes …, title) are appended for every picture."""
+    """Films are drawn, but not rendered: lists (limits of the axes …, title) are appended for every
+    picture.
+    """
     pictures = []
 
     def show_film(fig, draw, nb_pictures, name, plot_dir):
         for i in range(nb_pictures):
             draw(i)
-            pictures.append([*((ax.get_xlim(), ax.get_ylim()) for ax in fig.axes), fig.axes[0].get_title()])
+            pictures.append(
+                [*((ax.get_xlim(), ax.get_ylim()) for ax in fig.axes), fig.axes[0].get_title()]
+            )
 
-    monkeypatch.setattr(script.plumbing, "show_film", show_film)
+    monkeypatch.setattr(script.plots, "show_film", show_film)
     monkeypatch.setattr(script, "HELD_OUT", 10_000)
     return pictures
 
@@ -60,29 +72,39 @@ def train(capsys, *options):
 
 
 def test_straight_through():
-    """The output's gradient arrives at the encoder output as it is, and not at all at the codebook."""
+    """The gradient of the output arrives at the encoder as it is, at the codebook not at all."""
     weigh = np.float32([[2, -3], [5, 7]])
-    to_encoder, to_codebook = gradients(quantizer([A, B, C]), X, lambda output, _: tf.reduce_sum(output * weigh))
+    to_encoder, to_codebook = gradients(
+        quantizer([A, B, C]), X, lambda output, _: tf.reduce_sum(output * weigh)
+    )
     np.testing.assert_array_equal(to_encoder, weigh)
     assert not to_codebook.any()
 
 
 def test_commitment_loss_pulls_only_the_encoder():
-    to_encoder, to_codebook = gradients(quantizer([A, B, C]), X, lambda _, losses: losses["commitment"])
+    to_encoder, to_codebook = gradients(
+        quantizer([A, B, C]), X, lambda _, losses: losses["commitment"]
+    )
     np.testing.assert_allclose(to_encoder, 0.25 * 2 * (X - [B, A]) / X.size, rtol=1e-6)
     assert not to_codebook.any()
 
 
 def test_codebook_loss_pulls_only_the_codebook():
-    to_encoder, to_codebook = gradients(quantizer([A, B, C]), X, lambda _, losses: losses["codebook"])
+    to_encoder, to_codebook = gradients(
+        quantizer([A, B, C]), X, lambda _, losses: losses["codebook"]
+    )
     assert not to_encoder.any()
-    np.testing.assert_allclose(to_codebook, [2 * (A - X[1]) / X.size, 2 * (B - X[0]) / X.size, [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        to_codebook, [2 * (A - X[1]) / X.size, 2 * (B - X[0]) / X.size, [0, 0]], rtol=1e-6
+    )
 
 
 def test_unused_loss_pulls_every_codeword_to_the_mean():
     to_encoder, to_codebook = gradients(quantizer([A, B, C]), X, lambda _, losses: losses["unused"])
     assert not to_encoder.any()
-    np.testing.assert_allclose(to_codebook, 0.001 * 2 * (np.array([A, B, C]) - X.mean(axis=0)) / 6, rtol=1e-5)
+    np.testing.assert_allclose(
+        to_codebook, 0.001 * 2 * (np.array([A, B, C]) - X.mean(axis=0)) / 6, rtol=1e-5
+    )
 
 
 def test_losses_by_hand():
@@ -106,35 +128,31 @@ def test_decoded_indices_are_the_output_exactly():
     np.testing.assert_array_equal(layer(x), layer.codebook.numpy()[layer.search(x)])
 
 
-def test_saved_and_loaded(tmp_path):
-    rng = np.random.default_rng(0)
-    x = np.float32(rng.normal(size=(50, 4)))
-    inputs = keras.Input((4,))
-    network = keras.Model(inputs, quantizer(rng.normal(size=(8, 4)), beta=0.5)(inputs))
-    network.save(tmp_path / "n.keras")
-    loaded = keras.models.load_model(tmp_path / "n.keras")
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), network.predict(x, verbose=0))
-    assert loaded.layers[1].beta == 0.5
-
-
 # ---------------------------------------------------------------- figures
 
 
 def test_shannon_bound(capsys, monkeypatch):
-    """1 / 16 for Gaussian vectors at 2 bits per dimension; all but the noise for qpsk at 1 bit per dimension."""
+    """1 / 16 for Gaussian vectors at 2 bits per dimension; all but the noise for qpsk at 1 bit per
+    dimension.
+    """
     monkeypatch.setattr(script, "HELD_OUT", 1000)
     options = ("--epochs", "1", "--nb_samples", "1000", "--noplots")
     assert train(capsys, *options)["Shannon bound"] == 0.0625
-    assert train(capsys, *options, "--test", "qpsk", "--num_embedding", "4")["Shannon bound"] == script.NOISE_VARIANCE
+    assert (
+        train(capsys, *options, "--test", "qpsk", "--num_embedding", "4")["Shannon bound"]
+        == script.NOISE_VARIANCE
+    )
 
 
 def test_entropy_power_of_qpsk_by_integration():
-    """exp(2h)/(2πe), h the entropy of a value ±1 plus noise, is 4 times the variance of the noise."""
+    """exp(2h)/(2πe), h the entropy of ±1 plus noise, is 4 times the variance of the noise."""
     x, dx = np.linspace(-5, 5, 10001, retstep=True)
     bells = np.exp(-((x - [[-1], [1]]) ** 2) / (2 * script.NOISE_VARIANCE))
     density = bells.mean(axis=0) / np.sqrt(2 * np.pi * script.NOISE_VARIANCE)
     entropy = -np.sum(density * np.log(density + 1e-300)) * dx
-    assert np.exp(2 * entropy) / (2 * np.pi * np.e) == pytest.approx(4 * script.NOISE_VARIANCE, rel=1e-4)
+    assert np.exp(2 * entropy) / (2 * np.pi * np.e) == pytest.approx(
+        4 * script.NOISE_VARIANCE, rel=1e-4
+    )
 
 
 def test_distortion_by_hand():
@@ -159,7 +177,10 @@ def test_qpsk_finds_the_constellation(run, tmp_path, capsys):
     assert values["held-out variance after"] <= 1.03 * script.NOISE_VARIANCE
     assert values["k-means"] <= 1.03 * script.NOISE_VARIANCE
     assert float(values["last"]) == values["held-out variance after"]
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"vq_vae_demo.gif", "vq_vae_demo.png"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        "vq_vae_demo.gif",
+        "vq_vae_demo.png",
+    }
     with Image.open(tmp_path / "plots" / "vq_vae_demo.gif") as film:
         assert film.n_frames >= 3  # the start as well
     again = train(capsys, *options, "--noplots")
@@ -167,7 +188,9 @@ def test_qpsk_finds_the_constellation(run, tmp_path, capsys):
 
 
 def test_codewords_walk_out_of_a_corner(capsys, drawn):
-    """They start where most vectors are far away, and end within 10 % of the usual start, all of them in use."""
+    """They start where most vectors are far away, and end within 10 % of the usual start, all of
+    them in use.
+    """
     usual = train(capsys, "--noplots", "--epochs", 10)
     corner = train(capsys, "--noplots", "--epochs", 25, "--start", "corner")
     assert corner["codewords in use"] == 16
@@ -178,14 +201,27 @@ def test_codewords_walk_out_of_a_corner(capsys, drawn):
 @pytest.mark.parametrize("options", [("2", "1"), ("5", "3", "--train_decoder")])
 def test_other_sizes(options, capsys, drawn):
     M, D, *decoder = options
-    values = train(capsys, "--num_embedding", M, "--embedding_dim", D, *decoder, "--epochs", 15, "--nb_samples", 10000)
+    values = train(
+        capsys,
+        "--num_embedding",
+        M,
+        "--embedding_dim",
+        D,
+        *decoder,
+        "--epochs",
+        15,
+        "--nb_samples",
+        10000,
+    )
     assert values["codewords in use"] == int(M)
     assert values["Shannon bound"] < values["held-out variance after"] < 1.05 * values["k-means"]
     assert drawn
 
 
 def test_film_keeps_its_plane(capsys, drawn):
-    """The axes have the same limits from the first picture to the last, and the title tells the epoch."""
+    """The axes have the same limits from the first picture to the last, and the title tells the
+    epoch.
+    """
     train(capsys, "--epochs", 6, "--nb_samples", 2000, "--start", "corner")
     *planes, titles = zip(*drawn, strict=True)
     assert all(len(set(plane)) == 1 for plane in planes)
@@ -202,7 +238,16 @@ def test_seed_decides_everything(capsys):
 
 
 def test_ctrl_c_reports(tmp_path):
-    command = [sys.executable, "-u", ROOT / "vq_vae_demo.py", "--epochs", "10000", "--noplots", "--nb_samples", "2000"]
+    command = [
+        sys.executable,
+        "-u",
+        ROOT / "vq_vae_demo.py",
+        "--epochs",
+        "10000",
+        "--noplots",
+        "--nb_samples",
+        "2000",
+    ]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("epoch 2/"):

@@ -1,25 +1,34 @@
 """vq_vae_demo_2stage.py: what the second stage gains."""
 
-import vq_vae_demo_2stage as script
-
 import numpy as np
 import pytest
-from conftest import figures
 from PIL import Image
+
+import vq_vae_demo_2stage as script
+from conftest import figures
 
 FILM = {"vq_vae_demo_2stage.gif", "vq_vae_demo_2stage.png"}
 
 
 def test_better_than_stage_by_stage(run, tmp_path):
     """The script as its user runs it."""
-    result = run("vq_vae_demo_2stage.py", "--epochs", 2, "--nb_samples", 30000, "--plot_dir", "plots")
+    result = run(
+        "vq_vae_demo_2stage.py", "--epochs", 2, "--nb_samples", 30000, "--plot_dir", "plots"
+    )
     assert result.returncode == 0, result.stderr
     assert not result.stderr
     values = figures(result.stdout)
     assert values["bits"] == 8
     assert float(values["last"]) == values["held-out variance after"]
-    assert values["Shannon bound"] < values["held-out variance after"] <= 0.013 < values["k-means, stage by stage"]
-    lines = dict(line.split(": ") for line in result.stdout.splitlines() if line.startswith("use of"))
+    assert (
+        values["Shannon bound"]
+        < values["held-out variance after"]
+        <= 0.013
+        < values["k-means, stage by stage"]
+    )
+    lines = dict(
+        line.split(": ") for line in result.stdout.splitlines() if line.startswith("use of")
+    )
     for stage in (1, 2):
         counts = np.array(lines[f"use of stage {stage}"].split()[:-1], int)
         assert len(counts) == values[f"codewords of stage {stage} in use"] == 16
@@ -39,7 +48,9 @@ def test_better_than_stage_by_stage(run, tmp_path):
 )
 def test_other_sizes(options, capsys, monkeypatch):
     """In this process, which has Keras already; the film is drawn, but not rendered."""
-    monkeypatch.setattr(script.plumbing, "show_film", lambda fig, draw, nb_pictures, *_: draw(nb_pictures - 1))
+    monkeypatch.setattr(
+        script.plots, "show_film", lambda fig, draw, nb_pictures, *_: draw(nb_pictures - 1)
+    )
     args = script.parse_args(["--num_embedding", *options, "--epochs", "1", "--nb_samples", "5000"])
     script.main(args, script.load(args))
     values = figures(capsys.readouterr().out)
@@ -48,7 +59,9 @@ def test_other_sizes(options, capsys, monkeypatch):
 
 
 def test_k_means_quantises_the_residual(capsys):
-    """Vectors that are sums of a far and a near step: codebook 1 finds the far ones, codebook 2 the near ones."""
+    """Vectors that are sums of a far and a near step: codebook 1 finds the far ones, codebook 2 the
+    near ones.
+    """
     rng = np.random.default_rng(1)
     x = np.float32(rng.choice([-10, 10], (1000, 1)) + rng.choice([-1, 1], (1000, 1)))
     options = ["--num_embedding", "2", "--embedding_dim", "1", "--epochs", "1", "--noplots"]

@@ -1,0 +1,3 @@
+"""What no experiment changes: spectra, search, pitch, networks, plots and plumbing.  Nothing here
+imports a script.
+"""

@@ -1,0 +1,272 @@
+"""Network archives: a Keras file with the options that tell how to use it, and NumPy arrays beside
+it.
+
+Networks may come from strangers, so this is the one place where malice is expected: Keras' safe
+mode, plain layers, checked options, bounded sizes.  Keras is imported by the functions that need
+it, as it takes seconds.
+"""
+
+import json
+import logging
+import zipfile
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from common import plumbing
+from common.plumbing import FormatError
+
+MAX_WEIGHT = 1e4  # a trained network has none above 1000, and squares of what it makes stay finite
+MAX_BYTES = 2**26  # of an unpacked archive; networks have a few million
+MAX_DB = 1000  # what a network makes is between −1000 and 1000 dB
+
+
+class Quantiser(NamedTuple):
+    """What sender and receiver know.  z_hat[t] = z_hat[t − 1] @ predictor + one codeword of each
+    stage.
+    """
+
+    encoder: object  # Keras model: frames [n][frames][K] in dB → z [n][vectors][dim]
+    decoder: object  # Keras model: z [n][vectors][dim] → frames [n][frames][K] in dB
+    codebooks: np.ndarray  # float32 [stages][M][dim]
+    predictor: np.ndarray  # float32 [dim][dim]; zeros where nothing is predicted
+    options: dict  # those it was trained with
+    baseline: dict  # arrays of the classical quantiser
+    fingerprint: int  # uint32, of all that the receiver needs to know
+
+
+# ---------------------------------------------------------------- Keras
+
+
+def set_up(seed=None):
+    """Set what these scripts need, whatever ~/.keras/keras.json says, and the seed of all random
+    numbers.
+    """
+    import keras
+
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_image_data_format("channels_last")
+    # TensorFlow warns when a network is run on arrays of several sizes, as a search does
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with plumbing.quiet():  # of CUDA, which misses a GPU as soon as devices are looked for
+        keras.distribution.list_devices()
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+
+
+def print_device():
+    """Print on which backend and devices a training runs."""
+    import keras
+
+    devices = ", ".join(keras.distribution.list_devices())
+    print(f"backend: {keras.backend.backend()} on {devices}")
+
+
+# ---------------------------------------------------------------- write
+
+
+def save(network, options, filename, **arrays):
+    """Write a Keras network, the options that tell how to use it, and NumPy arrays into one
+    archive.
+
+    Its weights are rounded to 11 bits, which changes no figure and makes the file half as large.
+    """
+    check_weights(network, filename)
+    network.set_weights([np.float32(np.float16(values)) for values in network.get_weights()])
+    with plumbing.replacing(filename) as new:
+        network.save(new)
+        with zipfile.ZipFile(new) as saved:
+            members = {name: saved.read(name) for name in saved.namelist()}
+        with zipfile.ZipFile(new, "w", zipfile.ZIP_BZIP2) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+            archive.writestr("options.json", json.dumps(options))
+            for name, values in arrays.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.save(file, values)
+
+
+def save_quantiser(encoder, decoder, codebooks, predictor, options, filename, **baseline):
+    """Write a quantiser: encoder and decoder side by side in one Keras model, codebooks as an
+    array.
+
+    codebooks [stages][M][dim] and predictor [dim][dim] (None: nothing is predicted) are rounded to
+    11 bits.
+    """
+    import keras
+
+    frames, z = keras.Input(encoder.input.shape[1:]), keras.Input(decoder.input.shape[1:])
+    both = keras.Model([frames, z], [encoder(frames), decoder(z)])
+    arrays = {"codebooks": np.float16(codebooks)}
+    if predictor is not None:
+        arrays["predictor"] = np.float16(predictor)
+    save(both, options, filename, **arrays, **baseline)
+
+
+# ---------------------------------------------------------------- read
+
+
+def read_options(filename, expected):
+    """The options that a network was saved with.
+
+    FormatError unless the value of each of `expected` {name: values} is one of these.
+    """
+    plumbing.check_input(filename)
+    with open(filename, "rb") as file:
+        options = unpack_options(file)
+    if options is None:
+        raise FormatError(f"{filename}: expected a network that one of these scripts has written")
+    for name, allowed in expected.items():
+        value = options.get(name)
+        if type(value) is not type(allowed[0]) or value not in allowed:
+            raise FormatError(
+                f"{filename}: a network with {name} {value!r}, expected {in_words(allowed)}"
+            )
+    return options
+
+
+def unpack_options(file):
+    """The options in an open archive, or None: zipfile raises many exception types for a bad
+    file.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+                return None
+            return dict(json.loads(archive.read("options.json")))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        RecursionError,
+    ):
+        return None
+
+
+def in_words(allowed):
+    """Allowed values for a message: "2 to 160", or "a or b"."""
+    if isinstance(allowed, range):
+        return f"{allowed[0]} to {allowed[-1]}"
+    return " or ".join(map(str, allowed))
+
+
+def read_arrays(filename):
+    """{name: array} that a network was saved with, all of usual numbers."""
+    arrays = {}
+    with zipfile.ZipFile(filename) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as file:
+                    try:
+                        values = np.lib.format.read_array(file)
+                    except (ValueError, EOFError, OSError, MemoryError, zlib.error):
+                        raise FormatError(f"{filename}: {name} in this network is broken") from None
+                if not (
+                    values.dtype.kind in "fi" and (np.abs(np.float64(values)) < MAX_WEIGHT).all()
+                ):
+                    raise FormatError(f"{filename}: {name} in this network holds unusual numbers")
+                arrays[name.removesuffix(".npy")] = values
+    return arrays
+
+
+def load(filename):
+    """The Keras network in an archive.  FormatError for one that is broken or has layers of its
+    own.
+    """
+    import keras
+
+    set_up()
+    try:
+        with plumbing.quiet():
+            network = keras.models.load_model(filename, compile=False)
+    except Exception as error:  # Keras raises many exception types for a bad file
+        why = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
+        raise FormatError(f"{filename}: not a network that can be run: {why}") from None
+    check_weights(network, filename)
+    return network
+
+
+def check_weights(network, filename):
+    """FormatError for weights that are not finite, or far larger than trained ones ever were."""
+    if not all((np.abs(values) < MAX_WEIGHT).all() for values in network.get_weights()):
+        why = f"weights that are not finite or above {MAX_WEIGHT:g}: training diverged?"
+        raise FormatError(f"{filename}: a network with {why}")
+
+
+def check_run(network, shapes, output_shapes, filename):
+    """Run a network once on zeros of these shapes: FormatError if it fails or gives something else
+    than expected.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            outputs = network.predict_on_batch([np.zeros(shape, np.float32) for shape in shapes])
+    except Exception as error:  # whatever layers that do not fit raise
+        why = " ".join(str(error).split())[:300]
+        raise FormatError(f"{filename}: a network that cannot be run: {why}") from None
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    found = [tuple(output.shape) for output in outputs]
+    if found != [tuple(shape) for shape in output_shapes]:
+        raise FormatError(f"{filename}: a network that makes {found}, expected {output_shapes}")
+    if not all((np.abs(output) < MAX_DB).all() for output in outputs):  # false for nan
+        raise FormatError(
+            f"{filename}: a network that makes values that are not finite, or above {MAX_DB} dB"
+        )
+
+
+QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
+    "eband_K": range(2, 161),
+    "Fs": range(1000, 192_001),
+    "dec": range(1, 17),
+    "vq_stages": range(1, 17),
+    "num_embedding": range(2, 2**16 + 1),
+    "embedding_dim": range(1, 2**12),
+}
+
+
+def read_quantiser_options(filename):
+    """The options of a quantiser: those above, and `lower`, dB above which frames count."""
+    options = read_options(filename, {})
+    if "Fs" not in options:
+        why = "no quantiser, or an old network? Train it anew, or take one of networks/"
+        raise FormatError(f"{filename}: {why}")
+    read_options(filename, QUANTISER_OPTIONS)
+    lower = options.get("lower")
+    if not (isinstance(lower, int | float) and abs(lower) <= MAX_DB):
+        raise FormatError(f"{filename}: a network with lower {lower!r}, expected a level in dB")
+    return options
+
+
+def load_quantiser(filename):
+    """The Quantiser in an archive, run once.  FormatError if its parts are not those that its
+    options tell.
+    """
+    options = read_quantiser_options(filename)
+    names = ("vq_stages", "num_embedding", "embedding_dim", "dec", "eband_K")
+    stages, M, dim, dec, K = (options[name] for name in names)
+    arrays = read_arrays(filename)
+    codebooks = arrays.pop("codebooks", np.zeros(0))
+    predictor = arrays.pop("predictor", np.zeros((dim, dim)))
+    if codebooks.shape != (stages, M, dim) or predictor.shape != (dim, dim):
+        raise FormatError(f"{filename}: no codebooks of the size that its options tell")
+    network = load(filename)
+    if not {"encoder", "decoder"} <= {layer.name for layer in network.layers}:
+        raise FormatError(f"{filename}: a network without the layers encoder and decoder")
+    check_run(network, [(1, 8 * dec, K), (1, 8, dim)], [(1, 8, dim), (1, 8 * dec, K)], filename)
+    decoder = network.get_layer("decoder")
+    known = [codebooks, predictor, *decoder.get_weights()]
+    return Quantiser(
+        encoder=network.get_layer("encoder"),
+        decoder=decoder,
+        codebooks=np.float32(codebooks),
+        predictor=np.float32(predictor),
+        options=options,
+        baseline=arrays,
+        fingerprint=zlib.crc32(b"".join(np.float32(values).tobytes() for values in known)),
+    )

@@ -1,0 +1,187 @@
+"""vq_codec.py: bits by hand, rate, delay, live streams, lost vectors, files that are cut off or
+foreign.
+"""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import vq_codec as script
+from common import pitch
+from common.plumbing import FormatError
+from conftest import ROOT, assert_refused, call
+
+SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
+SAMPLES = 32 * script.BLOCK - 100  # of the speech coded here; zeros fill up the last vector
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    """Folder with speech.raw, and its 700.bit, 700.raw, 1300.bit and 1300.raw."""
+    folder = tmp_path_factory.mktemp("coded")
+    speech = script.c2sim.read_speech(str(SAMPLE))[:SAMPLES]
+    speech.tofile(folder / "speech.raw")
+    for rate in script.RATES:
+        call(script, "enc", rate, folder / "speech.raw", folder / f"{rate}.bit")
+        call(script, "dec", folder / f"{rate}.bit", folder / f"{rate}.raw")
+    return folder
+
+
+def decode(folder, data, *options):
+    """Samples that dec makes of a file of these bytes."""
+    (folder / "some.bit").write_bytes(data)
+    call(script, "dec", folder / "some.bit", folder / "some.raw", *options)
+    return np.fromfile(folder / "some.raw", "<i2")
+
+
+# ---------------------------------------------------------------- bits
+
+
+def test_bits_by_hand():
+    writer = script.BitWriter()
+    assert writer.push([5], [3]) == b""  # 101
+    assert writer.push([3], [6]) == b"\xa1"  # 101 00001 | 1
+    assert writer.push([2047, 0], [11, 6]) == b"\xff\xf0"  # 1 1111111 | 1111 0000 | 00
+    assert writer.flush() == b"\x00"
+    assert writer.flush() == b""
+
+
+def test_bits_come_back_in_pieces():
+    widths = [11, 11, 6]
+    rng = np.random.default_rng(1)
+    groups = [[int(rng.integers(2**width)) for width in widths] for _ in range(9)]
+    writer, reader, found = script.BitWriter(), script.BitReader(widths), []
+    data = b"".join([writer.push(group, widths) for group in groups]) + writer.flush()
+    assert len(data) == 32  # 9 · 28 bits are 31.5 bytes
+    for byte in data:
+        found += reader.push(bytes([byte]))
+    assert found == groups
+    assert (reader.length, reader.value) == (4, 0)
+
+
+@pytest.mark.parametrize(("rate", "size"), [(700, 112), (1300, 208)])
+def test_rate_and_length(rate, size, coded):
+    # 32 vectors of 28 or 52 bits: 1.28 s at 700 or 1300 bit/s
+    assert (coded / f"{rate}.bit").stat().st_size == 8 + size
+    assert (coded / f"{rate}.bit").read_bytes()[:4] == bytes([ord("v"), ord("q"), 1, rate // 100])
+    decoded = np.fromfile(coded / f"{rate}.raw", "<i2")
+    assert len(decoded) == 32 * script.BLOCK
+
+
+# ---------------------------------------------------------------- speech
+
+
+@pytest.mark.parametrize("rate", [700, 1300])
+def test_loudness_over_time_is_that_of_the_speech(rate, coded):
+    speech = np.fromfile(coded / "speech.raw", "<i2")
+    decoded = np.fromfile(coded / f"{rate}.raw", "<i2")[159:]  # synthesis is that late
+    n = min(len(speech), len(decoded)) // 320 * 320
+    levels = [
+        10 * np.log10(np.mean(np.float64(x[:n]).reshape(-1, 320) ** 2, axis=1) + 1e3)
+        for x in (speech, decoded)
+    ]
+    assert np.corrcoef(levels)[0, 1] > 0.9
+    assert abs(np.mean(levels[0] - levels[1])) < 3
+
+
+def test_delay_is_what_help_says(coded):
+    speech = np.fromfile(coded / "speech.raw", "<i2")
+    for rate, sizes in script.RATES.items():
+        quantiser = script.load_quantiser(script.NETWORKS / sizes.network, rate)
+        widths = script.widths(quantiser, rate)
+        writer, reader = script.BitWriter(), script.BitReader(widths)
+        encoder = script.Encoder(quantiser, sizes.pitch)
+        decoder = script.Decoder(quantiser, sizes.pitch, script.load_amplitudes(script.DECODER))
+        heard = latest = 0
+        for number, samples in enumerate(script.file_blocks(speech)):
+            data = b"".join(writer.push(group, widths) for group in encoder.push(samples))
+            new = sum(len(decoder.push(group)) for group in reader.push(data))
+            if new:  # sample number `heard` had to wait for this block
+                latest = max(latest, (number + 1) * script.BLOCK - heard)
+            heard += new
+        assert (latest + 159) / 8 == pytest.approx(script.DELAY_MS, abs=1)
+
+
+def test_a_pipe_with_pauses_carries_the_same_bits_and_speech(coded):
+    command = [sys.executable, ROOT / "vq_codec.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    wav = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0"
+    wav += b"data\xff\xff\xff\xff"
+    speech = (coded / "speech.raw").read_bytes()
+    with subprocess.Popen([*command, "enc", "700", "-", "-"], **pipes) as sender:
+        for piece in (wav, speech[:1001], speech[1001:20000], speech[20000:]):
+            sender.stdin.write(piece)
+            sender.stdin.flush()
+            time.sleep(0.1)
+        bits = sender.communicate()[0]
+    assert bits == (coded / "700.bit").read_bytes()
+    with subprocess.Popen([*command, "dec", "-", "-"], **pipes) as receiver:
+        for piece in (bits[:3], bits[3:9], bits[9:50], bits[50:]):
+            receiver.stdin.write(piece)
+            receiver.stdin.flush()
+            time.sleep(0.1)
+        decoded = receiver.communicate()[0]
+    assert decoded == (coded / "700.raw").read_bytes()
+
+
+def test_lost_vectors_are_interpolated(coded):
+    data, whole = (coded / "1300.bit").read_bytes(), np.fromfile(coded / "1300.raw", "<i2")
+    lossy = decode(coded, data, "--lost", 0.1, "--seed", 3)
+    np.testing.assert_array_equal(lossy, decode(coded, data, "--lost", 0.1, "--seed", 3))
+    assert len(lossy) == len(whole)
+    assert (lossy != whole).any()
+    levels = [np.std(np.float64(x)) for x in (lossy, whole)]
+    assert levels[0] == pytest.approx(levels[1], rel=0.4)
+    assert len(decode(coded, data, "--lost", 1)) == len(whole)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_what_was_received_of_a_file_that_is_cut_off_is_decoded(coded, capsys):
+    data, whole = (coded / "700.bit").read_bytes(), np.fromfile(coded / "700.raw", "<i2")
+    # 8 + 91 bytes: 26 vectors of 3.5 bytes; 8 + 93: 26, and 16 bits of the next one
+    decoded = decode(coded, data[: 8 + 91])
+    assert len(decoded) == 26 * script.BLOCK
+    assert capsys.readouterr().err == ""
+    # a vector changes 14 frames before it: the first 22 vectors sound as they do in the whole file
+    np.testing.assert_array_equal(decoded[: 22 * script.BLOCK], whole[: 22 * script.BLOCK])
+    np.testing.assert_array_equal(decode(coded, data[: 8 + 93]), decoded)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"vq\1\7", b"RIFFxxxxWAVE", b"vq\2\7xxxx", b"vq\1\x09xxxx"])
+def test_foreign_files_are_refused(data, tmp_path):
+    (tmp_path / "f.bit").write_bytes(data)
+    args = script.parse_args(["dec", str(tmp_path / "f.bit"), str(tmp_path / "out.raw")])
+    with pytest.raises(FormatError, match="not a bit file"):
+        script.load(args)
+
+
+def test_other_networks_are_refused(coded):
+    data = bytearray((coded / "700.bit").read_bytes())
+    data[4] ^= 1  # of the fingerprint
+    with pytest.raises(FormatError, match="another network"):
+        decode(coded, bytes(data))
+    other = script.NETWORKS / script.RATES[1300].network
+    with pytest.raises(FormatError, match=r"44 bits per vector, expected .* 22 bits"):
+        call(script, "enc", 700, coded / "speech.raw", coded / "x.bit", "--net", other)
+    assert not (coded / "x.bit").exists()
+
+
+def test_errors_come_in_one_line(run):
+    assert_refused(run("vq_codec.py", "dec", "none.bit", "out.raw"), "none.bit", "No such file")
+    assert_refused(run("vq_codec.py", "enc", 900, "a.raw", "b.bit"), "900", status=2)
+    shown = run("vq_codec.py", "--help").stdout
+    assert f"it takes {script.DELAY_MS} ms" in shown
+
+
+def test_every_index_can_be_decoded(coded):
+    """Random bits are no reason to stop, nor are they loud beyond 16 bit."""
+    header = (coded / "700.bit").read_bytes()[:8]
+    decoded = decode(coded, header + np.random.default_rng(1).bytes(140))
+    assert len(decoded) == 40 * script.BLOCK
+    assert pitch.BLOCK == 4

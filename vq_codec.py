@@ -1,0 +1,395 @@
+#!/usr/bin/env python3
+"""A whole codec: speech to 700 or 1300 bit/s, spectrum, pitch and voicing together, and back.
+
+Usage:
+    ./vq_codec.py enc 700 speech.wav speech.bit; ls -l speech.bit    # 28 bits every 40 ms
+    ./vq_codec.py dec speech.bit decoded.wav
+    arecord -f S16_LE -r 8000 | ./vq_codec.py enc 1300 - - | ./vq_codec.py dec - - | aplay -f S16_LE
+
+The sender tracks the pitch (common/pitch.py), analyses the harmonics at this pitch every 10 ms
+(c2sim.py), and describes their amplitudes by K = 20 values in dB.  A trained quantiser turns
+four of these vectors into 2 or 4 indices of 11 bits (common/search.py); the four pitches, one of
+which may be "no voice", become an index of 6 or 8 bits.  The receiver decodes both, a network
+(newamp1_train.py) makes the amplitudes of harmonics of the 20 values, phases are modelled, and the
+harmonics are added up.  Frames without a voice get harmonics of a low pitch with random phases.
+
+`-` is stdin or stdout, as a live stream: each block of 40 ms is worked on when it is there.  From
+the microphone to the loudspeaker it takes 500 ms, and what the sound card adds.
+
+Bit file: 8 bytes (magic, version, rate / 100, fingerprint of the quantiser), then for every 40 ms
+the indices of the spectrum and that of the pitch, first bit first, without gaps between blocks.
+
+Units: speech 16 bit at 8 kHz, Wo rad/sample, A linear, K = 20 vectors in dB.
+"""
+
+import argparse
+import contextlib
+import struct
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import c2sim
+from codec2_model import RECORD
+from common import networks, pitch, plumbing, spectra
+from common.plumbing import FormatError
+from common.spectra import FS_HZ
+
+NETWORKS = Path(__file__).resolve().parent / "networks"
+DECODER = NETWORKS / "newamp1.keras"  # vectors to harmonics; as good in PESQ as parabolas, and
+# 0.04 better in STOI
+
+
+class Rate(NamedTuple):
+    """What 40 ms consist of, in bits."""
+
+    spectrum: int
+    pitch: int
+    network: str
+    delay_ms: int  # sample in to sample out
+
+
+# 280 ms of the quantiser's layers, 80 of its search, 40 of the pitch tracker, 40 for a block of
+# samples, 40 as a byte may hold bits of two vectors, 20 of the synthesis
+DELAY_MS = 500
+RATES = {
+    700: Rate(22, 6, "vq_K20_550.keras", DELAY_MS),
+    1300: Rate(44, 8, "vq_K20_1100.keras", DELAY_MS),
+}
+K = 20
+BLOCK = pitch.BLOCK * c2sim.N  # samples that one vector stands for
+HEADER = struct.Struct("<2sBBI")
+MAGIC, VERSION = b"vq", 1
+ANALYSED_HZ = 80  # pitch of frames without a voice at the sender, and
+NOISE_HZ = (70, 90)  # at the receiver, where one that changes sounds less like a voice
+SHARPNESS = 1.15  # peaks up and valleys down: PESQ + 0.1, STOI − 0.007; 1.3 gives no more
+LOWER_DB = 10  # frames whose mean level is not above it do not count in the search
+MAX_A_DB = 110  # 16 bit speech has no louder harmonic
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description="A whole codec: speech to 700 or 1300 bit/s and back.",
+        epilog=plumbing.epilog(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    enc = commands.add_parser("enc", help="the sender: speech to bits")
+    enc.add_argument("rate", type=int, choices=RATES, metavar="RATE", help="700 or 1300 bit/s")
+    speech = f"speech; {' '.join(c2sim.RAW)} are raw, - is raw or WAV from stdin"
+    enc.add_argument("input", metavar="IN", help=speech)
+    enc.add_argument("output", metavar="OUT.bit", help="bits; - for stdout")
+    dec = commands.add_parser("dec", help="the receiver: bits to speech")
+    dec.add_argument("input", metavar="IN.bit", help="bits; - for stdin")
+    dec.add_argument("output", metavar="OUT", help="speech, .wav or raw; - for stdout")
+    lost = "share of the vectors that get lost on the way, for trials (default: 0)"
+    dec.add_argument("--lost", type=plumbing.probability, default=0, metavar="P", help=lost)
+    seed = "which ones get lost (default: 1)"
+    dec.add_argument("--seed", type=plumbing.natural, default=1, help=seed)
+    for command in (enc, dec):
+        net = "a quantiser of your own, of as many bits (default: that of the rate in networks/)"
+        command.add_argument("--net", metavar="NET", help=net)
+    return parser.parse_args(argv)
+
+
+def load(args):
+    """Where the samples or bits come from, and the rate.
+
+    enc: {"rate", "blocks": iterator of int16 [320]}; dec: {"rate", "fingerprint", "read": function
+    that returns the next bytes, b"" at the end}.
+    """
+    plumbing.check_outputs([args.output], [args.input])
+    if args.command == "enc":
+        read = sys.stdin.buffer.read if args.input == "-" else None
+        blocks = speech_blocks(read) if read else file_blocks(c2sim.read_speech(args.input))
+        return {"rate": args.rate, "blocks": blocks}
+    file = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
+    header = file.read(HEADER.size)
+    foreign = f"{args.input}: not a bit file, expected one that vq_codec.py enc has written"
+    if len(header) < HEADER.size:
+        raise FormatError(foreign)
+    magic, version, rate, fingerprint = HEADER.unpack(header)
+    if magic != MAGIC or version != VERSION or rate * 100 not in RATES:
+        raise FormatError(foreign)
+    return {"rate": rate * 100, "fingerprint": fingerprint, "read": lambda: file.read1(4096)}
+
+
+def file_blocks(speech):
+    """Yield int16 [320] of speech [samples]; zeros fill up the last block."""
+    for start in range(0, len(speech), BLOCK):
+        samples = speech[start : start + BLOCK]
+        yield np.pad(samples, (0, BLOCK - len(samples)))
+
+
+def speech_blocks(read):
+    """Yield int16 [320] of the bytes that read(n) returns, raw or WAV; waits for each of them."""
+    data = read(2 * BLOCK)
+    start, _ = c2sim.wav_samples(data)
+    if start:
+        format_, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", data, 20)
+        if (format_, channels, hz, bits) != (1, 1, FS_HZ, 16):
+            found = f"{channels} channel(s) of {bits} bit at {hz} Hz"
+            raise FormatError(f"-: {found}, expected 16 bit mono at {FS_HZ} Hz")
+        data = data[start:] + read(start)
+    elif c2sim.HEADER.match(data):
+        raise FormatError("-: neither raw samples nor WAV, expected 16 bit mono at 8000 Hz")
+    while len(data) > 1:
+        samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
+        yield from file_blocks(samples)
+        data = read(2 * BLOCK)
+
+
+if __name__ == "__main__":  # report bad options and files before Keras loads
+    plumbing.start()
+    ARGS = parse_args()
+    DATA = load(ARGS)
+
+with plumbing.quiet():  # TensorFlow prints lines that nobody needs
+    import keras
+from common import search
+
+
+def load_quantiser(filename, rate):
+    """The networks.Quantiser in a file.  FormatError if it is not one for this rate."""
+    quantiser = networks.load_quantiser(filename)
+    options = quantiser.options
+    bits = options["vq_stages"] * np.log2(options["num_embedding"])
+    found = (options["eband_K"], options["dec"], bits)
+    if found != (K, pitch.BLOCK, RATES[rate].spectrum):
+        expected = f"K = {K}, {pitch.BLOCK} frames and {RATES[rate].spectrum} bits per vector"
+        raise FormatError(
+            f"{filename}: a network with K = {found[0]}, {found[1]} frames and {found[2]:g} bits "
+            f"per vector, expected {expected} for {rate} bit/s"
+        )
+    return quantiser
+
+
+# ------------------------------------------------------------------------------- bits
+
+
+class BitWriter:
+    """Numbers to bytes, without gaps between them.
+
+    push([5], [3]) gives no byte; push([3], [6]) then gives 101 00001 = 0xa1, and flush() 0x80.
+    """
+
+    def __init__(self):
+        self.value, self.length = 0, 0  # of the bits that fill no byte yet
+
+    def push(self, numbers, widths):
+        """The bytes that are full after these numbers of these widths in bits."""
+        for number, width in zip(numbers, widths, strict=True):
+            self.value = self.value << width | int(number)
+            self.length += width
+        n, self.length = divmod(self.length, 8)
+        whole = self.value >> self.length
+        self.value &= (1 << self.length) - 1
+        return whole.to_bytes(n, "big")
+
+    def flush(self):
+        """The last byte, filled up with zeros, if there is one."""
+        return self.push([0], [8 - self.length]) if self.length else b""
+
+
+class BitReader:
+    """The inverse of BitWriter for numbers of always the same widths in bits."""
+
+    def __init__(self, widths):
+        self.widths = widths
+        self.value, self.length = 0, 0
+
+    def push(self, data):
+        """List of the groups of numbers that are complete after these bytes."""
+        self.value = self.value << 8 * len(data) | int.from_bytes(data, "big")
+        self.length += 8 * len(data)
+        groups = []
+        while self.length >= sum(self.widths):
+            numbers = []
+            for width in self.widths:
+                self.length -= width
+                numbers.append(self.value >> self.length)
+                self.value &= (1 << self.length) - 1
+            groups.append(numbers)
+        return groups
+
+
+def widths(quantiser, rate):
+    """Widths in bits of the indices of a vector: those of the stages, then the pitch."""
+    stages = quantiser.options["vq_stages"]
+    return [RATES[rate].spectrum // stages] * stages + [RATES[rate].pitch]
+
+
+# ------------------------------------------------------------------------------- sender
+
+
+class Encoder:
+    """Turns samples into groups of indices, those of the quantiser's stages and that of the pitch,
+    one group for four frames.
+    """
+
+    def __init__(self, quantiser, pitch_bits):
+        self.past = np.ones(c2sim.HISTORY)  # samples before the next ones
+        self.S, self.P = [], []  # spectra of the frames whose pitch is not decided
+        self.tracker = pitch.Tracker()
+        self.vectors = search.Sender(search.coder_of(quantiser), lower=LOWER_DB)
+        self.pitches, self.pitch = [], pitch.Sender(pitch_bits)
+        self.vector_indices, self.pitch_indices = [], []  # those that wait for the others
+
+    def push(self, samples):
+        """List of the groups that are decided once these samples [80 n] are known."""
+        x = np.concatenate([self.past, samples])
+        self.past = x[-c2sim.HISTORY :]
+        S, P = c2sim.transform(x)
+        self.S, self.P = [*self.S, *S], [*self.P, *P]
+        self.add(self.tracker.push(samples))
+        return self.groups()
+
+    def flush(self):
+        """List of the groups that are left."""
+        self.add(self.tracker.flush())
+        self.vector_indices += list(self.vectors.flush())
+        self.pitch_indices += self.pitch.flush()
+        return self.groups()
+
+    def add(self, pitches):
+        """Analyse the next frames at these pitches [n]."""
+        n = len(pitches)
+        if n == 0:
+            return
+        Wo = radians(np.where(np.isnan(pitches), np.log2(ANALYSED_HZ), pitches))
+        records = c2sim.model_records(Wo, np.array(self.S[:n]), np.array(self.P[:n]))
+        self.S, self.P = self.S[n:], self.P[n:]
+        vectors = c2sim.rate_L_to_K(Wo, records["L"], records["A"])
+        self.vector_indices += list(self.vectors.push(vectors))
+        self.pitches += list(pitches)
+        while len(self.pitches) >= pitch.BLOCK:
+            self.pitch_indices += self.pitch.push(np.array(self.pitches[: pitch.BLOCK]))
+            self.pitches = self.pitches[pitch.BLOCK :]
+
+    def groups(self):
+        n = min(len(self.vector_indices), len(self.pitch_indices))
+        groups = [
+            [*stages, index]
+            for stages, index in zip(self.vector_indices[:n], self.pitch_indices[:n], strict=True)
+        ]
+        self.vector_indices = self.vector_indices[n:]
+        self.pitch_indices = self.pitch_indices[n:]
+        return groups
+
+
+def radians(pitches):
+    """Wo float32 [n] of pitches [n] in octaves: log2(100) at 8 kHz is 2 pi / 80."""
+    return np.float32(2 * np.pi / FS_HZ * 2**pitches)
+
+
+# ------------------------------------------------------------------------------- receiver
+
+
+class Decoder:
+    """Turns groups of indices into samples int16; a lost group is all −1."""
+
+    def __init__(self, quantiser, pitch_bits, amplitudes):
+        self.amplitudes = amplitudes  # Keras model: vectors [n][20] → spectra on bins in dB
+        self.receiver = search.Receiver(search.coder_of(quantiser))
+        self.pitch = pitch.Receiver(pitch_bits)
+        self.vectors, self.pitches = [], []  # of frames that wait for the others
+        self.rng = np.random.default_rng(1)
+        self.phases = c2sim.Phases(phase0=True, postfilter=True)
+        self.tail = np.zeros((1, c2sim.N))  # what the last frame leaves for the next one
+
+    def push(self, group):
+        """Samples that are decided once this group is received."""
+        self.vectors += list(self.receiver.push(np.array([group[:-1]])))
+        self.pitches += [p for block in self.pitch.push(group[-1]) for p in block]
+        return self.samples()
+
+    def flush(self):
+        """The samples that are left."""
+        self.vectors += list(self.receiver.flush())
+        self.pitches += [p for block in self.pitch.flush() for p in block]
+        return self.samples()
+
+    def samples(self):
+        n = min(len(self.vectors), len(self.pitches))
+        if n == 0:
+            return np.zeros(0, np.int16)
+        pitches, vectors = np.array(self.pitches[:n]), np.array(self.vectors[:n])
+        self.pitches, self.vectors = self.pitches[n:], self.vectors[n:]
+        voiced = ~np.isnan(pitches)
+        noise = np.log2(self.rng.uniform(*NOISE_HZ, n))
+        Wo = radians(np.where(voiced, pitches, noise))
+        L = c2sim.count_harmonics(Wo)
+        vectors = np.float32(c2sim.sharpened(vectors, spectra.NEWAMP1_HZ, SHARPNESS))
+        A_dB = self.amplitudes.predict_on_batch([vectors])
+        A = spectra.from_bins(np.minimum(A_dB, MAX_A_DB), Wo, L)
+        fields = [Wo, L, A, np.zeros_like(A), np.int32(voiced)]
+        records = np.rec.fromarrays(fields, RECORD)
+        self.phases.apply(records)
+        samples, self.tail = c2sim.synthesise(records, self.tail)
+        return samples.ravel()
+
+
+def load_amplitudes(filename):
+    """The network of newamp1_train.py that makes spectra of vectors."""
+    network = networks.load(filename)
+    model = keras.Model(network.inputs, network.outputs[0])
+    width = model.outputs[0].shape[-1]
+    networks.check_run(model, [(1, K)], [(1, width)], filename)
+    return model
+
+
+# ------------------------------------------------------------------------------- main
+
+
+def encode(args, data, write):
+    rate = RATES[args.rate]
+    quantiser = load_quantiser(args.net or NETWORKS / rate.network, args.rate)
+    write(HEADER.pack(MAGIC, VERSION, args.rate // 100, quantiser.fingerprint))
+    encoder, bits = Encoder(quantiser, rate.pitch), BitWriter()
+    for samples in data["blocks"]:
+        for group in encoder.push(samples):
+            write(bits.push(group, widths(quantiser, args.rate)))
+    for group in encoder.flush():
+        write(bits.push(group, widths(quantiser, args.rate)))
+    write(bits.flush())
+
+
+def decode(args, data, write):
+    rate = RATES[data["rate"]]
+    filename = args.net or NETWORKS / rate.network
+    quantiser = load_quantiser(filename, data["rate"])
+    if quantiser.fingerprint != data["fingerprint"]:
+        raise FormatError(f"{args.input}: written with another network than {filename}: use --net")
+    decoder = Decoder(quantiser, rate.pitch, load_amplitudes(DECODER))
+    bits, rng = BitReader(widths(quantiser, data["rate"])), np.random.default_rng(args.seed)
+    while received := data["read"]():
+        for group in bits.push(received):
+            is_lost = rng.random() < args.lost
+            write(decoder.push([pitch.LOST] * len(group) if is_lost else group).tobytes())
+    write(decoder.flush().tobytes())
+    if bits.length >= 8 or bits.value:  # more than what fills up the last byte
+        print(f"{args.input}: cut off in the middle of a vector", file=sys.stderr)
+
+
+def main(args, data):
+    """Stream from input to output; a file appears whole or not at all."""
+    with contextlib.ExitStack() as stack:
+        if args.output == "-":
+            file = sys.stdout.buffer
+        else:
+            new = stack.enter_context(plumbing.replacing(args.output))
+            file = stack.enter_context(open(new, "wb"))
+        is_wav = args.command == "dec" and args.output.lower().endswith(".wav")
+        put = c2sim.start_wav(file, stack) if is_wav else file.write
+
+        def write(piece):
+            put(piece)
+            file.flush()
+
+        (encode if args.command == "enc" else decode)(args, data, write)
+
+
+if __name__ == "__main__":
+    main(ARGS, DATA)
