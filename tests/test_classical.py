@@ -33,7 +33,7 @@ def test_training_lowers_the_error_and_the_archive_is_small(trained):
     arrays, lines = trained
     sd = [float(line.split()[-2]) for line in lines]
     assert len(sd) == classical.ROUNDS
-    assert sd[-1] < sd[0]
+    assert sd[-1] <= sd[0] < 6
     assert arrays["classical_codebooks"].dtype == np.int8
     assert sum(values.nbytes for values in arrays.values()) < 2 * STAGES * M * DEC * K + 1000
     predictor = classical.unpack(arrays)["predictor"]
