@@ -245,7 +245,7 @@ def straight_lines(x, dec):
 
 
 def flip_bits(indices, bits, rate, seed=1):
-    """Indices [v][stages] of so many bits each, with every bit wrong with probability `rate`."""
+    """Indices [v][stages] after a channel that flips every bit with probability `rate`."""
     wrong = np.random.default_rng(seed).random((*indices.shape, bits)) < rate
     return indices ^ (wrong << np.arange(bits)).sum(axis=2).astype(indices.dtype)
 
