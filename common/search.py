@@ -24,6 +24,7 @@ SAMPLES = 512  # random windows that the slope of the decoder is fitted to
 SPAN_SHARE = 0.99  # of what a vector changes lies in the frames that the search looks at
 LOOKAHEAD_MS = 80
 PATHS = 4
+CLASSICAL_PATHS = 32  # of the classical quantiser, whose decoder is cheap: 6 % of SD at 550 bit/s
 TRIED = 8  # extended paths that are decoded and compared
 M_BEST = 64  # partial sums that the search carries from stage to stage, of all paths together
 STAND_INS = 1  # vectors of the look-ahead that are not decided on when a path is compared
@@ -49,6 +50,7 @@ class Coder:
     K: int  # values per frame
     encode: Callable  # frames [b][v · dec][K] → vectors [b][v][dim]
     decode: Callable  # vectors [b][v][dim] → frames [b][v · dec][K]
+    paths: int = PATHS  # that its sender keeps, unless told otherwise
     encoder_reach: tuple | None = None
     decoder_reach: tuple | None = None
 
@@ -147,6 +149,7 @@ def coder_of_classical(arrays):
         K=K,
         encode=lambda frames: classical.encode(frames, arrays["mean"], arrays["klt"]),
         decode=lambda z: classical.decode(z, arrays["mean"], arrays["smoother"]),
+        paths=CLASSICAL_PATHS,
     )
 
 
@@ -323,13 +326,14 @@ class Sender:
         coder,
         lookahead_ms=LOOKAHEAD_MS,
         lower=-np.inf,  # dB; frames whose mean level is not above it weigh nothing
-        paths=PATHS,
+        paths=None,  # those of the coder
         m_best=M_BEST,
         tried=TRIED,
         stages=None,  # use only the first ones
         stand_ins=STAND_INS,
     ):
         self.coder, self.lower = coder, lower
+        paths = paths or coder.paths
         self.paths, self.m_best, self.tried = paths, m_best, max(tried, paths)
         lookahead = lookahead_vectors(coder, lookahead_ms)
         self.stand_ins = min(stand_ins, lookahead)
