@@ -39,21 +39,15 @@ PhD thesis, Univ. of South Australia, 1997.
 import argparse
 import contextlib
 import functools
-import io
-import itertools
 import math
-import os
-import re
 import sys
-import wave
-from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 import codec2_model
 from codec2_model import RECORD
-from common import plumbing, spectra
+from common import plumbing, sound, spectra
 from common.plumbing import FormatError
 from common.spectra import FS_HZ, HARMONICS, MAX_AMP, TWO_PI, harmonic_mask
 
@@ -70,11 +64,6 @@ VOICED_DB = 6  # voiced: below 1 kHz the harmonics have this much more energy th
 BACKGROUND_DB = 40  # unvoiced frames below this level tell how loud the background is
 LOWEST_DB = codec2_model.DB_RANGE[0]  # band energy of digital silence
 
-RAW = (".raw", ".sw", ".s16", ".pcm")  # names of files without a header: 16 bit samples at 8 kHz
-WITH_HEADER = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au")
-WITH_HEADER += (".snd", ".w64", ".rf64", ".caf")  # what is taken from a folder, beside RAW
-MAX_RATE_HZ = 1_000_000
-HEAD = 65536  # bytes of a file that its header is looked for in
 SAMPLED = [K for (K, Fs), kind in spectra.KINDS.items() if Fs == FS_HZ and not kind.is_energy]
 
 
@@ -84,7 +73,9 @@ def parse_args(argv=None):
         epilog=plumbing.epilog(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    speech_help = f"speech, or a folder of it: {' '.join(RAW)} are raw 16 bit 8 kHz mono, others "
+    speech_help = (
+        f"speech, or a folder of it: {' '.join(sound.RAW)} are raw 16 bit 8 kHz mono, others "
+    )
     speech_help += "wav flac ogg mp3 aiff au; - for raw on stdin"
     parser.add_argument("input", nargs="*", metavar="INPUT", help=speech_help)
 
@@ -108,7 +99,7 @@ def parse_args(argv=None):
     add("--phase0", action="store_true", help="model the phases instead of using those measured")
     postfilter_help = "random phases where the background shows through"
     add("--postfilter", action="store_true", help=postfilter_help)
-    out_help = f"write speech: .wav, or raw as {' '.join(RAW)}; any output may be -, stdout"
+    out_help = f"write speech: .wav, or raw as {' '.join(sound.RAW)}; any output may be -, stdout"
     add("-o", dest="out", metavar="OUT", help=out_help)
 
     args = parser.parse_args(argv)
@@ -138,211 +129,8 @@ def check_options(args, error):
         error("--rateK has no effect without --rateKout, -o or --modelout")
     if (args.phase0 or args.postfilter) and not goes_on:
         error("--phase0 and --postfilter have no effect without -o or --modelout")
-    if args.out not in (None, "", "-") and not args.out.lower().endswith((".wav", *RAW)):
-        error(f"-o {args.out}: speech is written as .wav, or raw as {' '.join(RAW)}")
-
-
-# ---------------------------------------------------------------- speech files
-
-# what files with a header begin with, so that they are not taken for raw samples; ftyp is m4a,
-# 0&\xb2u wma, \x1aE webm
-HEADER = re.compile(
-    rb"RIF[FX]|RF64|riff\x2e\x91|FORM|\.snd|fLaC|OggS|ID3|caff|PK\x03\x04|.{4}ftyp"
-    rb"|#!AMR|0&\xb2u|\x1aE\xdf\xa3",
-    re.DOTALL,
-)
-MP3_KBIT = {  # bit rates of MPEG 1 (at 32 kHz and above) and 2, layer III
-    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-MP3_HZ = (44100, 48000, 32000)  # of MPEG 1; MPEG 2 and 2.5 have a half and a quarter
-
-
-def read_speech(filename):
-    """Speech, int16 [samples] at 8 kHz, of a raw file or stdin (`-`), or of any sound file."""
-    if filename == "-":
-        data = sys.stdin.buffer.read()
-    else:
-        codec2_model.count_items(filename, 1, "speech")  # refuses what is empty or no regular file
-        if not filename.lower().endswith(RAW):
-            return convert(filename, filename)
-        data = Path(filename).read_bytes()
-    if HEADER.match(data) or is_mpeg(data):
-        return convert(filename, data)
-    if not data or len(data) % 2:
-        raise FormatError(f"{filename}: {len(data)} bytes, expected 16 bit samples")
-    return np.frombuffer(data, "<i2")
-
-
-def is_mpeg(data):
-    """Are these bytes MP3 or AAC, without a tag in front?  Then a few frames follow each other."""
-    start = 0
-    for _ in range(4):
-        header = data[start : start + 7]
-        size = mpeg_frame_size(header) if len(header) == 7 else 0
-        if size == 0:
-            return False
-        start += size
-    return True
-
-
-def mpeg_frame_size(header):
-    """Bytes of an MP3 or AAC frame that begins with these 7 bytes; 0 if it is none.
-
-    FF FB 90 00: MPEG 1, 128 kbit/s, 44100 Hz, 144·128000/44100 = 417 bytes.
-    """
-    if header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
-        return 0
-    if header[1] & 0xF6 == 0xF0:  # AAC in ADTS frames
-        return (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
-    version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3
-    rate, sampling = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer != 1 or rate in (0, 15) or sampling == 3:
-        return 0
-    is_mpeg1 = version == 3
-    hz = MP3_HZ[sampling] >> {3: 0, 2: 1, 0: 2}[version]
-    size = (144 if is_mpeg1 else 72) * 1000 * MP3_KBIT[is_mpeg1][rate - 1] // hz
-    return size + (header[2] >> 1 & 1)
-
-
-def convert(filename, source):
-    """Speech, int16 [samples] at 8 kHz, of a sound file with a header: mean of its channels,
-    resampled.
-
-    `source` is the file name or its bytes.  What can be read of a file that is cut off is taken.
-    """
-    import soundfile
-
-    source = with_length(filename, source)
-    try:
-        with plumbing.quiet(), soundfile.SoundFile(source) as sound:  # the MP3 decoder prints
-            rate, kind, channels = sound.samplerate, sound.subtype, sound.channels
-            if not 1000 <= rate <= MAX_RATE_HZ:
-                raise FormatError(f"{filename}: {rate} Hz, expected 1000 to {MAX_RATE_HZ}")
-            promised = sound.frames / rate
-            speech, seconds = resample(filename, sound)
-    except soundfile.SoundFileError as error:
-        why = str(getattr(error, "error_string", error)).rstrip(".") or "broken"
-        raise FormatError(f"{filename}: not speech: {why}; {how_to_convert(filename)}") from None
-    if not len(speech):
-        raise FormatError(f"{filename}: no samples can be read; {how_to_convert(filename)}")
-    if seconds < promised:
-        told = f"{promised:.2f} s" if promised < 1e9 else "no length"
-        warn(filename, f"its header tells {told}, {seconds:.2f} s can be read: cut off?")
-    if (rate, kind, channels) != (FS_HZ, "PCM_16", 1):
-        text = f"{filename}: converted from {rate} Hz, {kind}, {channels} channel(s)"
-        print(text, file=sys.stderr)
-    return speech
-
-
-def how_to_convert(filename):
-    return f"raw 16 bit files end in {' '.join(RAW)}, convert others: ffmpeg -i {filename} new.wav"
-
-
-def warn(filename, text):
-    print(f"{filename}: warning: {text}", file=sys.stderr)
-
-
-def with_length(filename, source):
-    """The sound file `source`, a name or bytes, as something that soundfile opens.
-
-    A program that writes WAV to a pipe cannot know its length: where the header tells 0, this
-    returns a copy that tells the length.  A warning when it tells too much.
-    """
-    is_named = isinstance(source, str)
-    size = os.path.getsize(source) if is_named else len(source)
-    head = read_head(source) if is_named else source[:HEAD]
-    start, promised = wav_samples(head)
-    there = size - start
-    if start and (promised == 0 or there < promised):
-        warn(filename, f"its header tells {promised} bytes of samples, there are {there}: all read")
-    if start and promised in (0, 2**32 - 1):
-        data = bytearray(Path(source).read_bytes() if is_named else source)
-        data[:4] = b"RIFF"  # in RF64 another chunk tells the length
-        data[start - 4 : start] = min(there, 2**32 - 1).to_bytes(4, "little")
-        source = bytes(data)
-        is_named = False
-    return source if is_named else io.BytesIO(source)
-
-
-def read_head(filename):
-    with open(filename, "rb") as file:
-        return file.read(HEAD)
-
-
-def wav_samples(head):
-    """Where the samples of a WAV file with these first bytes start, and how many bytes they are.
-
-    (0, 0) for another kind of file.
-    """
-    if head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE":
-        return 0, 0
-    start = 12
-    while start + 8 <= len(head):
-        size = int.from_bytes(head[start + 4 : start + 8], "little")
-        if head[start : start + 4] == b"data":
-            return start + 8, size
-        start += 8 + size + size % 2
-    return 0, 0
-
-
-def resample(filename, sound):
-    """Speech, int16 [samples] at 8 kHz, of an open sound file, and how many seconds were read."""
-    import scipy  # loads scipy.signal, which takes a second, only when it is used
-
-    rate, n = sound.samplerate, 0
-    pieces, mono = [], np.zeros(0)
-    seconds = read_seconds(sound)
-    # 30 s and the 2 s before them at a time; of the overlap each loses the second at its own end
-    while block := list(itertools.islice(seconds, 30)):
-        n += sum(map(len, block))
-        mono = np.concatenate([mono[-2 * rate :], *block])
-        if not np.isfinite(mono).all():
-            raise FormatError(f"{filename}: not all samples are numbers")
-        piece = mono if rate == FS_HZ else scipy.signal.resample_poly(mono, FS_HZ, rate)
-        piece = np.clip(np.rint(piece * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
-        if pieces:
-            pieces[-1], piece = pieces[-1][:-FS_HZ], piece[FS_HZ:]
-        pieces.append(piece)
-    return np.concatenate(pieces or [mono]), n / rate
-
-
-def read_seconds(sound):
-    """Yield the mean of the channels of an open sound file, a second at a time, up to its end or to
-    where it is broken.
-    """
-    import soundfile
-
-    while True:
-        block = np.full((sound.samplerate, sound.channels), np.nan)
-        try:
-            n = len(sound.read(out=block))
-        except soundfile.SoundFileError:  # what was decoded before the fault is in the block
-            n = 1 + np.max(np.flatnonzero(~np.isnan(block[:, 0])), initial=-1)
-        if n == 0:
-            return
-        yield block[:n].mean(axis=1)
-
-
-def find_files(inputs):
-    """Names of the files among `inputs`, and of the speech files in folders among them."""
-    found = []
-    for name in inputs:
-        if not os.path.isdir(name):
-            found.append(name)
-            continue
-        files = [path for path in sorted(Path(name).rglob("*")) if is_speech(path)]
-        if not files:
-            why = f"no speech in this folder, expected {' '.join(RAW + WITH_HEADER)}"
-            raise FormatError(f"{name}: {why}")
-        found += map(str, files)
-    return found
-
-
-def is_speech(path):
-    """Does a file look like speech by its name?  Hidden ones are left-overs of other programs."""
-    known = path.suffix.lower() in RAW + WITH_HEADER
-    return known and not path.name.startswith(".") and path.is_file()
+    if args.out not in (None, "", "-") and not args.out.lower().endswith((".wav", *sound.RAW)):
+        error(f"-o {args.out}: speech is written as .wav, or raw as {' '.join(sound.RAW)}")
 
 
 # ---------------------------------------------------------------- outputs
@@ -363,15 +151,8 @@ def open_outputs(outputs, stack):
         elif name is not None:
             file = stack.enter_context(open(new[name], "wb"))  # noqa: SIM115
             is_wav = key == "out" and name.lower().endswith(".wav")
-            write[key] = start_wav(file, stack) if is_wav else file.write
+            write[key] = sound.start_wav(file, stack) if is_wav else file.write
     return write
-
-
-def start_wav(file, stack):
-    """Function that writes samples to a WAV file."""
-    wav = stack.enter_context(wave.open(file, "wb"))  # noqa: SIM115
-    wav.setparams((1, 2, FS_HZ, 0, "NONE", None))
-    return wav.writeframes
 
 
 # ---------------------------------------------------------------- analysis
@@ -826,7 +607,7 @@ class Run:
 
 
 def main(args):
-    files = [] if args.modelin is not None else find_files(args.input)
+    files = [] if args.modelin is not None else sound.find_files(args.input)
     outputs = {key: getattr(args, key) for key in ("bands", "rateKout", "modelout", "out")}
     plumbing.check_outputs(outputs.values(), [*files, args.modelin, args.rateKin])
     log = sys.stderr if "-" in outputs.values() else sys.stdout
@@ -842,7 +623,7 @@ def main(args):
         for name in files:
             run.start_file()
             levels = []
-            for records, bands in analyse(read_speech(name), need_model):
+            for records, bands in analyse(sound.read_speech(name), need_model):
                 levels.append(spectra.frame_levels(bands))
                 run.add(records, bands)
             spectra.print_level(name, np.concatenate(levels), log)

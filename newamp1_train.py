@@ -75,6 +75,8 @@ def parse_args(argv=None):
     add("--frames", type=numbers, nargs="+", metavar="F", help=frames_help)
     add("--noplots", action="store_true", help="print figures only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
+    for name in ("--removemean", "--scale"):
+        add(name, action=plumbing.Gone, const="scaling is learnt from the training part")
     args = parser.parse_args(argv)
     if args.noplots and not (args.plot_dir is None and args.frames is None):
         parser.error("--plot_dir and --frames have no effect with --noplots")

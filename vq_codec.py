@@ -33,7 +33,7 @@ import numpy as np
 
 import c2sim
 from codec2_model import RECORD
-from common import networks, pitch, plumbing, spectra
+from common import networks, pitch, plumbing, sound, spectra
 from common.plumbing import FormatError
 from common.spectra import FS_HZ
 
@@ -78,7 +78,7 @@ def parse_args(argv=None):
     commands = parser.add_subparsers(dest="command", required=True)
     enc = commands.add_parser("enc", help="the sender: speech to bits")
     enc.add_argument("rate", type=int, choices=RATES, metavar="RATE", help="700 or 1300 bit/s")
-    speech = f"speech; {' '.join(c2sim.RAW)} are raw, - is raw or WAV from stdin"
+    speech = f"speech; {' '.join(sound.RAW)} are raw, - is raw or WAV from stdin"
     enc.add_argument("input", metavar="IN", help=speech)
     enc.add_argument("output", metavar="OUT.bit", help="bits; - for stdout")
     dec = commands.add_parser("dec", help="the receiver: bits to speech")
@@ -103,7 +103,7 @@ def load(args):
     plumbing.check_outputs([args.output], [args.input])
     if args.command == "enc":
         read = sys.stdin.buffer.read if args.input == "-" else None
-        blocks = speech_blocks(read) if read else file_blocks(c2sim.read_speech(args.input))
+        blocks = speech_blocks(read) if read else file_blocks(sound.read_speech(args.input))
         return {"rate": args.rate, "blocks": blocks}
     file = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     header = file.read(HEADER.size)
@@ -126,14 +126,14 @@ def file_blocks(speech):
 def speech_blocks(read):
     """Yield int16 [320] of the bytes that read(n) returns, raw or WAV; waits for each of them."""
     data = read(2 * BLOCK)
-    start, _ = c2sim.wav_samples(data)
+    start, _ = sound.wav_samples(data)
     if start:
         format_, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", data, 20)
         if (format_, channels, hz, bits) != (1, 1, FS_HZ, 16):
             found = f"{channels} channel(s) of {bits} bit at {hz} Hz"
             raise FormatError(f"-: {found}, expected 16 bit mono at {FS_HZ} Hz")
         data = data[start:] + read(start)
-    elif c2sim.HEADER.match(data):
+    elif sound.HEADER.match(data):
         raise FormatError("-: neither raw samples nor WAV, expected 16 bit mono at 8000 Hz")
     while len(data) > 1:
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
@@ -231,6 +231,7 @@ class Encoder:
 
     def __init__(self, quantiser, pitch_bits):
         self.past = np.ones(c2sim.HISTORY)  # samples before the next ones
+        self.levels = []  # dB, of the frames so far: 1.4 Mbyte per hour
         self.S, self.P = [], []  # spectra of the frames whose pitch is not decided
         self.tracker = pitch.Tracker()
         self.vectors = search.Sender(search.coder_of(quantiser), lower=LOWER_DB)
@@ -242,6 +243,7 @@ class Encoder:
         x = np.concatenate([self.past, samples])
         self.past = x[-c2sim.HISTORY :]
         S, P = c2sim.transform(x)
+        self.levels.append(np.float32(spectra.frame_levels(c2sim.band_energies(P))))
         self.S, self.P = [*self.S, *S], [*self.P, *P]
         self.add(self.tracker.push(samples))
         return self.groups()
@@ -354,6 +356,8 @@ def encode(args, data, write):
     for group in encoder.flush():
         write(bits.push(group, widths(quantiser, args.rate)))
     write(bits.flush())
+    if encoder.levels:
+        spectra.print_level(args.input, np.concatenate(encoder.levels), sys.stderr)
 
 
 def decode(args, data, write):
@@ -382,7 +386,7 @@ def main(args, data):
             new = stack.enter_context(plumbing.replacing(args.output))
             file = stack.enter_context(open(new, "wb"))
         is_wav = args.command == "dec" and args.output.lower().endswith(".wav")
-        put = c2sim.start_wav(file, stack) if is_wav else file.write
+        put = sound.start_wav(file, stack) if is_wav else file.write
 
         def write(piece):
             put(piece)

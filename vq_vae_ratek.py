@@ -77,6 +77,8 @@ def parse_args(argv=None):
     add("--plot_dir", metavar="DIR", help="write pictures there instead of opening windows")
     for name in ("--nnin", "--indexin", "--indexout", "--testout", "--vqout"):
         add(name, action=plumbing.Gone, const="vq_out.py has it, for a trained network")
+    for name in ("--removemean", "--scale"):
+        add(name, action=plumbing.Gone, const="scaling is learnt from the training part")
     args = parser.parse_args(argv)
     if (args.eband_K, args.Fs) not in spectra.KINDS:
         known = f"known are {spectra.kinds_in_words()}"

@@ -109,6 +109,8 @@ def parse_args(argv=None):
     gone = "--nnin --indexin --indexout --testout --vqout --mbest --sweeps"
     for name in gone.split():
         add(name, action=plumbing.Gone, const="vq_out.py has it, for a trained network")
+    for name in ("--removemean", "--scale"):
+        add(name, action=plumbing.Gone, const="scaling is learnt from the training part")
     args = parser.parse_args(argv)
     if (args.eband_K, args.Fs) not in spectra.KINDS:
         known = f"known are {spectra.kinds_in_words()}"

@@ -36,9 +36,8 @@ import soundfile
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import c2sim
 import codec2_model
-from common import plumbing, spectra
+from common import plumbing, sound, spectra
 
 NETWORKS = ROOT / "networks"
 FOLDER = ROOT / "demo"
@@ -131,12 +130,12 @@ def choose_speech(name):
     """
     files = [EXAMPLES / f"{clip}.raw" for clip in CLIPS]
     if not name and all(map(Path.exists, files)):
-        parts = [c2sim.read_speech(str(file)) for file in files]
+        parts = [sound.read_speech(str(file)) for file in files]
         seconds = np.cumsum([0, *map(len, parts)]) / FS
         passages = list(zip(CLIPS, seconds[:-1], seconds[1:], strict=True))
         title = f"{len(CLIPS)} recordings of Debian's codec2-examples"
         return np.concatenate(parts), title, passages
-    speech = c2sim.read_speech(name or str(SAMPLE))[: MAX_S * FS]
+    speech = sound.read_speech(name or str(SAMPLE))[: MAX_S * FS]
     length = len(speech) / FS
     if length < MIN_S:
         raise plumbing.FormatError(f"{name}: {length:.1f} s of speech, expected {MIN_S} s or more")

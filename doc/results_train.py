@@ -27,12 +27,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import c2sim
 import coding
 import demo
 import measure
 import results
-from common import plumbing
+from common import plumbing, sound
 
 VOICE_S = 300  # seconds of each of these voices; all 100 minutes would outweigh the other speakers
 TRAIN = ("wav/ve9qrp.wav", "wav/vk2tpm_004.wav", "wav/david4.wav", "raw/cross.raw", "raw/g3plx.raw")
@@ -80,7 +79,7 @@ def public_training():
     parts = [measure.read_any(measure.EXAMPLES / name) for name in TRAIN]
     for voice in sorted(SOUNDS.glob("*_[fm]_*")):  # en_US_f_Allison: language, country, sex, name
         files = [file for file in sorted(voice.rglob("*.wav")) if file.parent.name != "silence"]
-        speech = [c2sim.read_speech(str(file)) for file in files]
+        speech = [sound.read_speech(str(file)) for file in files]
         parts.append(np.concatenate(speech)[: VOICE_S * measure.FS])
     return np.concatenate(parts)
 

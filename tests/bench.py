@@ -82,9 +82,10 @@ def make_input(nb_frames):
 
     import c2sim
     from codec2_model import RECORD
+    from common import sound
 
     gain = random.Random(1)
-    sample = c2sim.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))
+    sample = sound.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))
     louder = [sample * 10 ** (gain.uniform(-6, 6) / 20) for _ in range(8)]
     speech = np.concatenate(louder).clip(-32767, 32767).astype("<i2")[: SECONDS * 8000]
     speech.tofile("speech.raw")

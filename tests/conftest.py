@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import codec2_model
 
+SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
@@ -228,3 +230,20 @@ def write_quantiser(filename, dec=2, K=14, stages=2, M=16, **changed):
     codebooks = fit(blocks @ axes)
     networks.save_quantiser(encoder, decoder, codebooks, None, options, filename, **arrays)
     return filename
+
+
+def sample_speech(seconds):
+    """With noise of ±1, so that no frame is digitally silent."""
+    samples = np.clip(soundfile.read(SAMPLE, 8000 * seconds, dtype="int16")[0], -32767, 32766)
+    return samples + np.random.default_rng(5).integers(-1, 2, len(samples), np.int16)
+
+
+def sound_file(name, samples, rate=8000, subtype="PCM_16", kind=None):
+    """Of the kind that its suffix, or `kind`, says; bytes when there is no name."""
+    target = name or io.BytesIO()
+    soundfile.write(target, samples, rate, subtype, format=kind)
+    return name or target.getvalue()
+
+
+def snr_dB(reference, output):
+    return 10 * np.log10(np.sum(reference**2.0) / np.sum((output - reference) ** 2.0))

@@ -23,6 +23,7 @@ COMMON = {  # module: those that it may import
     "pitch": {"networks", "spectra", "plumbing"},
     "plots": {"networks", "spectra", "plumbing"},
     "networks": {"plumbing"},
+    "sound": {"spectra", "plumbing"},
     "spectra": {"plumbing"},
     "plumbing": set(),
 }

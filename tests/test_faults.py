@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import c2sim
 import codec2_model
 from codec2_model import RECORD
-from common import spectra
+from common import sound, spectra
 from common.plumbing import FormatError
 from conftest import ROOT, assert_refused, run_in
 
@@ -400,7 +399,7 @@ def test_any_speech_file_is_read_or_refused(scratch, changes, cut, header, noise
     for place, value in changes:
         data[place] = value
     scratch.write_bytes(data[: len(data) - cut] if is_wav else noise)
-    speech = result_unless_refused(c2sim.read_speech, str(scratch))
+    speech = result_unless_refused(sound.read_speech, str(scratch))
     if speech is None:
         return
     assert speech.dtype == np.int16

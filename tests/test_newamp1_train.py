@@ -7,11 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-import c2sim
 import codec2_model
 import eband_out
 import newamp1_train
-from common import networks, spectra
+from common import networks, sound, spectra
 from common.plumbing import FormatError
 from conftest import ROOT, assert_refused, call, figures, run_in
 
@@ -44,7 +43,7 @@ def mlfeat(tmp_path_factory):
     if not shutil.which("c2enc"):
         pytest.skip("c2enc is not on this machine (Debian package codec2)")
     folder = tmp_path_factory.mktemp("mlfeat")
-    c2sim.read_speech(str(WAV)).tofile(folder / "speech.raw")
+    sound.read_speech(str(WAV)).tofile(folder / "speech.raw")
     command = ["c2enc", "700C", "speech.raw", "bits", "--mlfeat", "feat.f32", "feat.model"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "feat.f32", folder / "feat.model"

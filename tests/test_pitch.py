@@ -5,8 +5,7 @@ sender and receiver.
 import numpy as np
 import pytest
 
-import c2sim
-from common import pitch
+from common import pitch, sound
 from conftest import ROOT
 
 NAN = np.nan
@@ -67,7 +66,7 @@ def test_a_voice_begins_and_ends_where_it_does():
 
 
 def test_pieces_give_the_same_track_and_come_in_time():
-    speech = c2sim.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))[:16000]
+    speech = sound.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))[:16000]
     tracker, parts = pitch.Tracker(), []
     for start in range(0, 16000, 80):
         parts.append(tracker.push(speech[start : start + 80]))
@@ -78,7 +77,7 @@ def test_pieces_give_the_same_track_and_come_in_time():
 
 def test_track_agrees_with_praat(shared):
     parselmouth = pytest.importorskip("parselmouth")
-    speech = c2sim.read_speech(str(shared / "heldout" / "heldout.flac"))
+    speech = sound.read_speech(str(shared / "heldout" / "heldout.flac"))
     found = parselmouth.Sound(speech / 32768, 8000.0).to_pitch_ac(
         time_step=0.01,
         pitch_floor=pitch.LOW_HZ,

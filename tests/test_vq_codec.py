@@ -2,6 +2,7 @@
 foreign.
 """
 
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import vq_codec as script
-from common import pitch
+from common import pitch, sound
 from common.plumbing import FormatError
 from conftest import ROOT, assert_refused, call
 
@@ -22,7 +23,7 @@ SAMPLES = 32 * script.BLOCK - 100  # of the speech coded here; zeros fill up the
 def coded(tmp_path_factory):
     """Folder with speech.raw, and its 700.bit, 700.raw, 1300.bit and 1300.raw."""
     folder = tmp_path_factory.mktemp("coded")
-    speech = script.c2sim.read_speech(str(SAMPLE))[:SAMPLES]
+    speech = sound.read_speech(str(SAMPLE))[:SAMPLES]
     speech.tofile(folder / "speech.raw")
     for rate in script.RATES:
         call(script, "enc", rate, folder / "speech.raw", folder / f"{rate}.bit")
@@ -185,3 +186,13 @@ def test_every_index_can_be_decoded(coded):
     decoded = decode(coded, header + np.random.default_rng(1).bytes(140))
     assert len(decoded) == 40 * script.BLOCK
     assert pitch.BLOCK == 4
+
+
+def test_the_sender_tells_the_level_of_quiet_speech(coded, capsys):
+    """50 dB lower than the sample, whose active level is about 67 dB."""
+    speech = np.fromfile(coded / "speech.raw", "<i2")
+    (speech / 316.0).astype("<i2").tofile(coded / "quiet.raw")
+    call(script, "enc", 700, coded / "quiet.raw", coded / "quiet.bit")
+    lines = capsys.readouterr().err.splitlines()
+    assert "1.28 s, active level " in lines[0]
+    assert re.search(r"quiet\.raw: warning: quiet speech: amplify it by \d\d dB", lines[1])

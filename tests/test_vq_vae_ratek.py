@@ -111,6 +111,7 @@ def test_seed_decides_everything(tmp_path):
         ("--eband_K 14 --Fs 16000", "18 (bands at 16 kHz, 16000 Hz)"),
         ("--nnout x.h5", ".keras"),
         ("--nnin x.keras --indexin x.npy", "vq_out.py"),
+        ("--scale 2", "--scale is gone: scaling is learnt"),
         ("--noplots --plot_dir p", "--plot_dir"),
     ],
 )
