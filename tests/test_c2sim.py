@@ -13,10 +13,19 @@ import pytest
 
 import c2sim
 import codec2_model
+import vq_out
+import vq_vae_ratek
 from codec2_model import RECORD
 from common import spectra
 from common.plumbing import FormatError
-from conftest import SAMPLE, assert_refused, sample_speech, snr_dB, sound_file
+from conftest import (
+    SAMPLE,
+    assert_refused,
+    call,
+    sample_speech,
+    snr_dB,
+    sound_file,
+)
 
 MODEL_FEATURES_SPEECH = "--bands bands.f32 --modelout x.model -o y.raw"
 ALL_BUT_RATE_K_IN = (
@@ -418,8 +427,10 @@ def test_a_model_file_of_resampled_amplitudes_is_told(capsys):
         assert told not in capsys.readouterr().out
 
 
-def test_a_third_kind_of_vectors(monkeypatch):
-    """24 values on a mel scale: a row in the table of kinds is enough to write and to hear them."""
+def test_a_third_kind_of_vectors(monkeypatch, eager):
+    """24 values on a mel scale: a row in the table of kinds is enough to write, train on, quantise
+    and hear them.
+    """
     kind = spectra.Kind("mel", spectra.mel_grid(150, 3800, 24), is_energy=False, range_db=60)
     monkeypatch.setitem(spectra.KINDS, (24, 8000), kind)
     monkeypatch.setattr(c2sim, "SAMPLED", [20, 24])
@@ -437,6 +448,18 @@ def test_a_third_kind_of_vectors(monkeypatch):
         difference_dB = 20 * np.log10(model(name)["A"][harmonic] / model()["A"][harmonic])
         errors.append(np.mean(difference_dB**2))
     assert errors[0] < errors[1] < 40  # more values say more
+
+    options = "--eband_K 24 --num_embedding 64 --epochs 60 --noplots"
+    call(vq_vae_ratek, "mel.f32", *options.split())
+    sent = "--indexout mel.npy --testout q.f32 --noplots"
+    call(vq_out, "vq_vae_ratek.keras", "mel.f32", *sent.split())
+    decoded = np.fromfile("q.f32", "<f4").reshape(-1, 24)
+    counted = spectra.is_counted(vectors, 10)
+    assert np.mean((decoded - vectors)[counted] ** 2) < 0.3 * vectors[counted].var(axis=0).mean()
+    simulate(source, "--rateK --K 24 --rateKin q.f32 -o y.raw")
+    parts = [np.abs(speech(name)).reshape(-1, 400) for name in ("x.raw", "y.raw")]
+    loudness = [np.log(1 + part.mean(axis=1)) for part in parts]
+    assert np.corrcoef(loudness)[0, 1] > 0.9
 
 
 # ---------------------------------------------------------------- features by hand
