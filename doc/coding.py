@@ -387,11 +387,16 @@ def make_codec(folder, codec):
     {"quality": [pieces][2], "delay_ms"}.  Codec 2's delay is that of its output behind its input,
     and a frame that has to be there before it is coded.
     """
-    sources = [ROOT / file for file in ("vq_codec.py", "c2sim.py", "common/pitch.py")]
-    sources += [ROOT / "common" / "search.py", *sorted(NETWORKS.glob("*.keras"))]
     is_ours = codec.name.startswith("vq_codec")
-    name = f"{codec.name}_{measure.key(*(sources if is_ours else []))}"
     rate = codec.name.split("_")[-1]
+    sources = []
+    if is_ours:
+        import vq_codec
+
+        files = ("vq_codec.py", "c2sim.py", "common/pitch.py", "common/search.py")
+        networks = (vq_codec.NETWORKS / vq_codec.RATES[int(rate)].network, vq_codec.DECODER)
+        sources = [*(ROOT / file for file in files), *networks]
+    name = f"{codec.name}_{measure.key(*sources)}"
     bits, out = folder / f"{name}.bit", f"{name}_{codec.errors:g}"
     if not bits.exists() and is_ours:
         demo.run(folder, "vq_codec.py", "enc", rate, "speech.wav", f"{name}.bit")
@@ -410,8 +415,6 @@ def make_codec(folder, codec):
             demo.write_wav(folder / f"{out}.wav", np.fromfile(folder / f"{out}.raw", "<i2"))
     found = speech_quality(folder, out)
     if is_ours:
-        import vq_codec
-
         return {**found, "delay_ms": vq_codec.RATES[int(rate)].delay_ms}
     speech = [demo.read_wav(folder / f"{file}.wav") for file in ("speech", out)]
     return {**found, "delay_ms": round(demo.delay(*speech) * 1000 / measure.FS) + codec.frame_ms}

@@ -164,7 +164,9 @@ def difference_table(rows):
                 continue
             difference = first.found.sd - second.found.sd
             spread = measure.interval(difference, first.speakers)
-            words = [f"{row.label}, {row.bit_rate} bit/s" for row in (first, second)]
+            words = [
+                f"{row.label}, {row.bit_rate} bit/s, {row.delay_ms} ms" for row in (first, second)
+            ]
             lines.append((*words, first.K, float(difference.mean()), spread))
     head = ("quantiser", "less", "K", "difference of SD, dB²", "95 % interval")
     return measure.table(head, *lines)
