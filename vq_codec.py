@@ -102,9 +102,7 @@ def load(args):
     """
     plumbing.check_outputs([args.output], [args.input])
     if args.command == "enc":
-        read = sys.stdin.buffer.read if args.input == "-" else None
-        blocks = speech_blocks(read) if read else file_blocks(sound.read_speech(args.input))
-        return {"rate": args.rate, "blocks": blocks}
+        return {"rate": args.rate, "blocks": sound.read_blocks(args.input, BLOCK)}
     file = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     header = file.read(HEADER.size)
     foreign = f"{args.input}: not a bit file, expected one that vq_codec.py enc has written"
@@ -114,31 +112,6 @@ def load(args):
     if magic != MAGIC or version != VERSION or rate * 100 not in RATES:
         raise FormatError(foreign)
     return {"rate": rate * 100, "fingerprint": fingerprint, "read": lambda: file.read1(4096)}
-
-
-def file_blocks(speech):
-    """Yield int16 [320] of speech [samples]; zeros fill up the last block."""
-    for start in range(0, len(speech), BLOCK):
-        samples = speech[start : start + BLOCK]
-        yield np.pad(samples, (0, BLOCK - len(samples)))
-
-
-def speech_blocks(read):
-    """Yield int16 [320] of the bytes that read(n) returns, raw or WAV; waits for each of them."""
-    data = read(2 * BLOCK)
-    start, _ = sound.wav_samples(data)
-    if start:
-        format_, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", data, 20)
-        if (format_, channels, hz, bits) != (1, 1, FS_HZ, 16):
-            found = f"{channels} channel(s) of {bits} bit at {hz} Hz"
-            raise FormatError(f"-: {found}, expected 16 bit mono at {FS_HZ} Hz")
-        data = data[start:] + read(start)
-    elif sound.HEADER.match(data):
-        raise FormatError("-: neither raw samples nor WAV, expected 16 bit mono at 8000 Hz")
-    while len(data) > 1:
-        samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
-        yield from file_blocks(samples)
-        data = read(2 * BLOCK)
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads

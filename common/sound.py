@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import re
+import struct
 import sys
 import wave
 from pathlib import Path
@@ -49,6 +50,40 @@ def read_speech(filename):
     if not data or len(data) % 2:
         raise FormatError(f"{filename}: {len(data)} bytes, expected 16 bit samples")
     return np.frombuffer(data, "<i2")
+
+
+def read_blocks(filename, n):
+    """Iterator over the blocks int16 [n] of speech at 8 kHz; zeros fill up the last one.
+
+    `-` is stdin as a live stream, raw or WAV: each block comes as soon as its samples are there.
+    """
+    if filename == "-":
+        return live_blocks(sys.stdin.buffer.read, n)
+    return cut(read_speech(filename), n)
+
+
+def cut(speech, n):
+    """Yield the blocks int16 [n] of speech [samples]; zeros fill up the last one."""
+    for start in range(0, len(speech), n):
+        samples = speech[start : start + n]
+        yield np.pad(samples, (0, n - len(samples)))
+
+
+def live_blocks(read, n):
+    """Yield int16 [n] of the bytes that read(number) waits for, raw or WAV."""
+    data = read(2 * n)
+    start, _ = wav_samples(data)
+    if start:
+        format_, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", data, 20)
+        if (format_, channels, hz, bits) != (1, 1, FS_HZ, 16):
+            found = f"{channels} channel(s) of {bits} bit at {hz} Hz"
+            raise FormatError(f"-: {found}, expected 16 bit mono at {FS_HZ} Hz")
+        data = data[start:] + read(start)
+    elif HEADER.match(data):
+        raise FormatError(f"-: neither raw samples nor WAV, expected 16 bit mono at {FS_HZ} Hz")
+    while len(data) > 1:
+        yield from cut(np.frombuffer(data[: len(data) // 2 * 2], "<i2"), n)
+        data = read(2 * n)
 
 
 def is_mpeg(data):

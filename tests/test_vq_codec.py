@@ -97,7 +97,7 @@ def test_delay_is_what_help_says(coded):
         encoder = script.Encoder(quantiser, sizes.pitch)
         decoder = script.Decoder(quantiser, sizes.pitch, script.load_amplitudes(script.DECODER))
         heard = latest = 0
-        for number, samples in enumerate(script.file_blocks(speech)):
+        for number, samples in enumerate(sound.cut(speech, script.BLOCK)):
             data = b"".join(writer.push(group, widths) for group in encoder.push(samples))
             new = sum(len(decoder.push(group)) for group in reader.push(data))
             if new:  # sample number `heard` had to wait for this block
