@@ -540,7 +540,12 @@ def show_film(history, args):
     plt = plots.pyplot()
 
     n = min(args.vq_stages, FILM_STAGES)
-    fig, axes = plt.subplots(1, n + 1, figsize=(4.5 * (n + 1), 4.5), layout="constrained")
+    columns, rows = min(n, 2), math.ceil(n / 2)
+    fig = plt.figure(figsize=(3.2 * columns, 2.9 * rows + 2.2), layout="constrained")
+    grid = fig.add_gridspec(rows + 1, columns, height_ratios=[4] * rows + [3])
+    axes = [fig.add_subplot(grid[divmod(stage, columns)]) for stage in range(n)]
+    curve = fig.add_subplot(grid[rows, :])
+    fig.suptitle("dots: codewords; colour: vectors, black few, yellow many")
     last = stage_inputs(history[-1])[:n]
     planes = [np.linalg.eigh(np.cov(x.T))[1][:, :-3:-1] for x in last]
     limits = [
@@ -565,15 +570,13 @@ def show_film(history, args):
             ax.plot(*codewords.T, "ow", **style)
             ax.set(xlim=limits[stage][0], ylim=limits[stage][1])
             ax.set(xlabel="Principal axis 1", ylabel="Principal axis 2")
-            what = f"residual of stage {stage}" if stage else "residual of the prediction"
-            ax.set_title(f"{what} and codewords")
-        curve = axes[-1]
+            ax.set_title(f"stage {stage + 1}: the rest" if stage else "stage 1")
         curve.clear()
         for part, values in sd.items():
             curve.plot(steps[: rounds[picture]], values[: rounds[picture]], ".-", label=part)
         curve.set(xlim=(0, steps[-1]), ylim=(0, 1.05 * highest), title=f"step {seen['step']}")
         curve.set(xlabel="Step", ylabel="SD (dB²)")
-        curve.legend()
+        curve.legend(loc="lower left")
 
     plots.show_film(fig, draw, len(rounds), f"{NAME}_training", args.plot_dir)
 

@@ -22,7 +22,7 @@ MARGINS = {"left": 0.06, "right": 0.98, "bottom": 0.08, "top": 0.93}
 WAVE_GAP = 1.2  # vertical distance of waveforms that are drawn together, in peaks of the original
 FILM_MS = 250  # of a picture of a film
 LAST_MS = 2000  # of the last one
-FILM_DPI = 70
+FILM_DPI = 100
 KEYS = "any key or n: next page, b: back, q or a click: end"
 
 
