@@ -34,17 +34,21 @@ PROCESSES = 2
 LOWER_DB = 10  # frames with a larger mean count
 ANALYSIS_MS = 20  # of speech after the middle of a frame that c2sim.py looks at
 LOOKAHEADS_MS = (0, 80, 160)  # of the curve over delay
-EVERY = 5  # every so many speakers for the curve, and for errors and conditions
+EVERY = 5  # every so many speakers for the curve, and for other conditions
 CURVE = ("vq_K20_1100", "vq_K20_550")
-ROBUST = "vq_K20_1100"  # the network that errors and conditions are tried on
+ROBUST = "vq_K20_1100"  # the network that other conditions are tried on
 CONDITIONS = (
     "telephone band, 300 to 3400 Hz",
     "white noise, 20 dB below the speech",
     "20 dB quieter",
     "6 dB louder, clipped where it must",
 )
-BIT_ERRORS = (0.001, 0.01, 0.03)
-LOST = (0.02, 0.1)
+ERRORS = (  # what goes wrong, and in which share of the bits or vectors
+    ("bit errors", 0.001),
+    ("bit errors", 0.01),
+    ("bit errors", 0.03),
+    ("lost vectors", 0.05),
+)
 
 # ---------------------------------------------------------------- features
 
@@ -448,17 +452,17 @@ def jobs_of(speech, part, conditions):
     whole = [("make_codec", (folder, codec)) for codec in codecs()] if demo.can_score() else []
     clean = [job for job in whole if not job[1][1].errors]
     chains += [job for job in whole if job[1][1].errors]  # they need the bits of the clean ones
+    errors = [
+        ("receive_wrong", (folder, name, which, *error))
+        for name in network_names()
+        for which in both
+        for error in ERRORS
+    ]
     if not conditions:
         return [coded + clean, chains]
     coded += [("code", (part_folder, *job)) for job in curve_jobs()]
     places = [part_folder, *conditions.values()]
     coded += [("code", (place, ROBUST, which)) for place in places for which in both]
-    errors = [
-        ("receive_wrong", (part_folder, ROBUST, which, what, rate))
-        for which in both
-        for what, rates in (("bit errors", BIT_ERRORS), ("lost vectors", LOST))
-        for rate in rates
-    ]
     return [list(dict.fromkeys(coded)) + clean, errors + chains]
 
 

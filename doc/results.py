@@ -43,7 +43,8 @@ TABLES = (  # marks in README.md and doc/experiments.md
     "network or classical",
     "quantisers",
     "differences",
-    "errors and conditions",
+    "errors",
+    "conditions",
     "speech",
     "bout",
     "public recordings",
@@ -175,30 +176,39 @@ def difference_table(rows):
 # ---------------------------------------------------------------- errors and conditions
 
 
-def robust_table(part, conditions):
-    """SD of network and classical quantiser with errors, and in other conditions."""
+def error_table(speech, rows):
+    """SD of all quantisers when bits are wrong or vectors get lost."""
+    folder = coding.folder_of(speech)
+    lines = []
+    for (name, which), row in rows.items():
+        if which not in BOTH:
+            continue
+        x = coding.vectors(folder, row.K)
+        counted = spectra.is_counted(x, coding.LOWER_DB)
+        found = [float(row.found.sd.mean())]
+        for error in coding.ERRORS:
+            x_hat = coding.receive_wrong(folder, name, which, *error)["x_hat"]
+            found.append(float(measure.measure(x, x_hat, counted).sd.mean()))
+        lines.append((row.label, row.K, row.bit_rate, row.delay_ms, *found))
+    head = ("quantiser", "K", "bit/s", "delay, ms", "no errors")
+    head += tuple(f"{100 * rate:g} % {what}" for what, rate in coding.ERRORS)
+    return f"Test speech: {speech.words}. SD in dB².\n\n" + measure.table(head, *lines)
+
+
+def condition_table(part, conditions):
+    """SD of network and classical quantiser on speech of other kinds."""
     name, folder = coding.ROBUST, coding.folder_of(part)
     K = coding.kind_of(name)
     loud = spectra.is_counted(coding.vectors(folder, K), coding.LOWER_DB)
     speakers = measure.speakers_of_frames(part, len(loud))[loud]
-
-    def line(words, place, x_hats):
+    lines = []
+    for words, place in {"as it is": folder, **conditions}.items():
         x = coding.vectors(place, K)
-        sd = [measure.measure(x, x_hat, loud).sd for x_hat in x_hats]
+        decoded = [coding.code(place, name, which)["x_hat"] for which in BOTH]
+        sd = [measure.measure(x, x_hat, loud).sd for x_hat in decoded]
         difference = sd[0] - sd[1]
         figures = [float(values.mean()) for values in (*sd, difference)]
-        return words, *figures, measure.interval(difference, speakers)
-
-    def decoded(place):
-        return [coding.code(place, name, which)["x_hat"] for which in BOTH]
-
-    lines = [line("as it is", folder, decoded(folder))]
-    for what, rates in (("bit errors", coding.BIT_ERRORS), ("lost vectors", coding.LOST)):
-        for rate in rates:
-            wrong = [coding.receive_wrong(folder, name, which, what, rate) for which in BOTH]
-            words = f"{100 * rate:g} % {what}"
-            lines.append(line(words, folder, [found["x_hat"] for found in wrong]))
-    lines += [line(words, place, decoded(place)) for words, place in conditions.items()]
+        lines.append((words, *figures, measure.interval(difference, speakers)))
     head = ("condition", f"`{name}.keras`", "classical", "difference", "95 % interval")
     text = f"Test speech: {part.words}; the frames that count when it is as it is. SD in dB².\n\n"
     return text + measure.table(head, *lines)
@@ -359,7 +369,8 @@ def make_tables(speech, part, conditions, is_public):
     if not is_public:
         tables["network or classical"] = short_table(speech, rows)
         tables["differences"] = difference_table(rows)
-        tables["errors and conditions"] = robust_table(part, conditions)
+        tables["errors"] = error_table(speech, rows)
+        tables["conditions"] = condition_table(part, conditions)
     if demo.can_score():
         tables["codecs"] = codec_table(speech)
         if not is_public:
