@@ -57,7 +57,8 @@ def parse_args(argv=None):
     add("--indexin", metavar="NPY", help="decode these indices to --testout, without FEATURES")
     add("--vqout", metavar="STEM", help="write the codebooks to STEM_latent_1.f32 and so on")
     add("--mbest", **number, help="partial sums that the search carries from stage to stage")
-    add("--lookahead", type=plumbing.natural, metavar="ms", help="of the search (default: 80)")
+    lookahead_help = "of the search (default: 80; 40 for a network of low delay)"
+    add("--lookahead", type=plumbing.natural, metavar="ms", help=lookahead_help)
     add("--stages", **number, help="send the indices of the first N stages only")
     frame_help = "pages show frames from F on (default: typical ones)"
     add("--frame", type=plumbing.natural, metavar="F", help=frame_help)

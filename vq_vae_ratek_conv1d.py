@@ -650,7 +650,8 @@ def main(args, data):
     quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved
     coders = {"network": search.coder_of(quantiser), "classical VQ": search.baseline_of(quantiser)}
     bits = args.vq_stages * np.log2(args.num_embedding)
-    delay_ms = search.delay_ms(coders["network"], search.LOOKAHEAD_MS)
+    network_ms = search.usual_lookahead_ms(coders["network"])
+    delay_ms = search.delay_ms(coders["network"], network_ms)
     lookahead_ms = {
         label: max(delay_ms - search.delay_ms(coder, 0), 0) for label, coder in coders.items()
     }

@@ -23,6 +23,7 @@ CHANGES = (30, -30, 1000, -1000)  # of one input; up and down, as a maximum or a
 SAMPLES = 512  # random windows that the slope of the decoder is fitted to
 SPAN_SHARE = 0.99  # of what a vector changes lies in the frames that the search looks at
 LOOKAHEAD_MS = 80
+SHORT_MS = 40  # the look-ahead for decoders that have none: these are made for a short delay
 PATHS = 4
 CLASSICAL_PATHS = 32  # of the classical quantiser, whose decoder is cheap: 6 % of SD at 550 bit/s
 TRIED = 8  # extended paths that are decoded and compared
@@ -209,9 +210,12 @@ def delay_ms(coder, lookahead_ms=LOOKAHEAD_MS):
 
 
 def usual_lookahead_ms(coder):
-    """Look-ahead in ms that is worth its delay: none where vectors share no frames."""
-    overlaps = coder.decoder_reach != (0, coder.dec - 1)
-    return LOOKAHEAD_MS if overlaps or coder.predictor is not None else 0
+    """Look-ahead in ms that is worth its delay: none where vectors share no frames, less where a
+    vector changes no frame before its own.
+    """
+    if coder.decoder_reach == (0, coder.dec - 1) and coder.predictor is None:
+        return 0
+    return LOOKAHEAD_MS if coder.decoder_reach[0] < 0 else SHORT_MS
 
 
 # ---------------------------------------------------------------- m-best search
