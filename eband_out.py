@@ -81,7 +81,8 @@ def load(args):
         raise FormatError(f"{args.network}: {own}, expected no --dec")
     pair, frame_s = load_pair(args.features, args.model, options)
     data = {name: values[: args.nb_samples] for name, values in pair.items()}
-    data["options"], data["frame_s"] = options, frame_s
+    data["options"] = options
+    data["frame_s"] = frame_s
     data["used"] = codec2_model.used_frames(data["target"], 1, args.model)
     if args.frame is not None and args.frame > data["used"][-1]:
         expected = f"expected 0 to {data['used'][-1]}"

@@ -212,8 +212,10 @@ def energies_dB(spectrum, lines):
 
 
 def pairs(part, first, dec):
-    """Pairs of vectors [p][2][K], of the frames `first` [p] and of those dec later, and their
-    target [p][dec][WIDTH], which is that of `first` and of the frames between.
+    """Pairs of vectors [p][2][K] and their target [p][dec][WIDTH].
+
+    The vectors are of frames `first` [p] and of those dec later, the target is of the frames from
+    `first` on that are before the second vector.
     """
     target = part["target"][first[:, None] + np.arange(dec)]
     return part["vectors"][first[:, None] + [0, dec]], target

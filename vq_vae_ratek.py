@@ -100,11 +100,12 @@ def load(args):
     plumbing.check_outputs([args.nnout], [args.features, args.test], args.plot_dir)
     x = codec2_model.read_rate_K(args.features, args.eband_K, args.gain, args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before vectors overlap
-    least = max(MIN_FRAMES, args.dec * args.num_embedding)
-    if nb_train < least:
-        seconds = math.ceil(least * spectra.FRAME_S / 0.9)
-        advice = f"expected {least}: give it {seconds} s of speech"
-        if nb_train >= MIN_FRAMES:
+    least = max(MIN_FRAMES, 10 * args.dec)  # the held-out part has a vector as well
+    expected = max(least, args.dec * args.num_embedding)
+    if nb_train < expected:
+        seconds = math.ceil(expected * spectra.FRAME_S / 0.9)
+        advice = f"expected {expected}: give it {seconds} s of speech"
+        if nb_train >= least:
             advice += f", or --num_embedding {2 ** int(np.log2(nb_train / args.dec))}"
         raise FormatError(f"{args.features}: {nb_train} frames to train on, {advice}")
     data = {"train": x[:nb_train], "held-out": x[nb_train:]}
