@@ -48,17 +48,9 @@ def count_items(filename, itemsize=RECORD.itemsize, what="1300 byte model record
     return size // itemsize
 
 
-def read_items(filename, dtype, first, n):
-    """n items, from number `first` of a file on.  Read, not mapped: the file may become shorter."""
-    items = np.fromfile(filename, dtype, n, offset=first * dtype.itemsize)
-    if len(items) < n:
-        raise FormatError(f"{filename}: became shorter while it was read")
-    return items
-
-
 def read_records(filename, first, n):
     """n model records, from number `first` of a file on, all checked."""
-    records = read_items(filename, RECORD, first, n)
+    records = np.fromfile(filename, RECORD, n, offset=first * RECORD.itemsize)
     check_records(filename, records, first)
     return records
 
@@ -127,7 +119,7 @@ def read_floats(filename, K, max_nb_samples=None):
     """Float32 vectors [n][K] as they are in the file.  FormatError when K does not divide it."""
     n = count_items(filename, 4 * K, f"vectors of {K} floats")
     n = min(n, max_nb_samples or n)
-    return read_items(filename, np.dtype(("<f4", K)), 0, n).reshape(-1, K)
+    return np.fromfile(filename, "<f4", n * K).reshape(n, K)
 
 
 def check_floats(filename, vectors):
@@ -145,13 +137,12 @@ def read_rate_K(filename, K, gain=10.0, max_nb_samples=None):
     vectors = vectors * np.float32(10 / gain)
     low, high = vectors.min(), vectors.max()
     lowest, highest = DB_RANGE
-    found = f"{low:g} to {high:g} dB"
+    what = f"{filename}: {low:g} to {high:g} dB is not speech"
     if low < lowest or high > highest:
-        why = f"{found} is not speech, expected {lowest} to {highest}: another kind, K or --gain?"
-        raise FormatError(f"{filename}: {why}")
+        expected = f"expected {lowest} to {highest}"
+        raise FormatError(f"{what}, {expected}: another kind, K or --gain?")
     if gain > 1 and low >= lowest / 10 and high <= highest / 10:
-        why = f"{found} is not speech: log10 of energies (where it is an option: --gain 1)?"
-        raise FormatError(f"{filename}: {why}")
+        raise FormatError(f"{what}: log10 of energies (where it is an option: --gain 1)?")
     return vectors
 
 
@@ -188,10 +179,7 @@ def write_rate_K(vectors, filename):
 
 
 def write_indices(indices, nb_frames, fingerprint, filename):
-    """Write what a quantiser sends: indices int32 [vectors][stages], and what they belong to.
-
-    That is the number of frames, and the fingerprint of the network.
-    """
+    """Write indices int32 [vectors][stages], number of frames and fingerprint of the network."""
     with plumbing.replacing(filename) as new, open(new, "wb") as file:
         np.save(file, np.int32(indices))  # np.load() of the file gives this array only
         np.save(file, np.int32(nb_frames))
@@ -199,8 +187,7 @@ def write_indices(indices, nb_frames, fingerprint, filename):
 
 
 def read_indices(filename, M, stages, dec):
-    """Indices int32 [vectors][1…stages], number of frames and fingerprint of a network, as
-    write_indices() wrote them.
+    """What write_indices() wrote: indices int32 [vectors][1…stages], number of frames, fingerprint.
 
     The indices of lost vectors are −1.
     """
@@ -282,11 +269,14 @@ def parse_args(argv=None):
     add("--frame", type=plumbing.natural, metavar="F", help=frame_help)
     add("--noplots", action="store_true", help="print only")
     add("--plot_dir", metavar="DIR", help="write PNG files there instead of opening windows")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.noplots and not (args.plot_dir is None and args.frame is None):
+        parser.error("--plot_dir and --frame have no effect with --noplots")
+    return args
 
 
 def main(args):
-    plumbing.check_outputs([], plot_dir=None if args.noplots else args.plot_dir)
+    plumbing.check_outputs([], plot_dir=args.plot_dir)
     Wo, L, A, _, voiced = read(args.model, args.nb_samples)
     if args.frame is not None and args.frame >= len(Wo):
         raise FormatError(f"{args.model}: {len(Wo)} frames, no --frame {args.frame}")

@@ -81,22 +81,25 @@ def load(args):
         raise FormatError(f"{args.network}: {own}, expected no --dec")
     pair, frame_s = load_pair(args.features, args.model, options)
     data = {name: values[: args.nb_samples] for name, values in pair.items()}
-    data["options"], data["frame_s"] = options, frame_s
+    data["options"] = options
+    data["frame_s"] = frame_s
     data["used"] = codec2_model.used_frames(data["target"], 1, args.model)
     if args.frame is not None and args.frame > data["used"][-1]:
         expected = f"expected 0 to {data['used'][-1]}"
         raise FormatError(f"{args.model}: no --frame {args.frame} to plot, {expected}")
     warn_of_other_vectors(args.features, data["vectors"][data["used"]], args.network)
 
-    vectors = data["vectors"] = decimate(data["vectors"], args.dec)
-    data["dec"], data["inputs"] = 1, [vectors]
+    data["vectors"] = decimate(data["vectors"], args.dec)
+    data["dec"] = 1
+    data["inputs"] = [data["vectors"]]
     if options["input"] == "bands and Wo":
         data["inputs"].append(data["Wo"][:, None])
-    if options["input"] == "band pairs":
+    elif options["input"] == "band pairs":
         data["dec"] = options["dec"]
-        sent = np.arange(0, len(vectors), data["dec"])
+        sent = np.arange(0, len(data["vectors"]), data["dec"])
         pairs = sent[:, None] + [0, data["dec"]]
-        data["inputs"] = [vectors[np.minimum(pairs, sent[-1])]]  # the last one is its own pair
+        pairs = np.minimum(pairs, sent[-1])  # the last vector sent is the second one of its pair
+        data["inputs"] = [data["vectors"][pairs]]
     return data
 
 
@@ -167,7 +170,7 @@ def load_network(filename, data):
     """The network with a named output {"network"} and, if it has that layer, {"interpolation"}."""
     network = networks.load(filename)
     outputs = {"network": network.outputs[0]}
-    if any(layer.name == "interpolation" for layer in network.layers):
+    if "interpolation" in {layer.name for layer in network.layers}:
         outputs["interpolation"] = network.get_layer("interpolation").output
     options = data["options"]
     frames = (options["dec"],) if options["input"] == "band pairs" else ()

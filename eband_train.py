@@ -103,9 +103,9 @@ def load(args):
         data["test"] = load_pair(*args.test, args)
     for name, part in data.items():
         part["inputs"] = [part["vectors"], part["Wo"][:, None]] if args.Wo else [part["vectors"]]
-        what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
+        model = args.test[1] if name == "test" else args.model
         least = MIN_FRAMES if name == "train" else 1
-        part["used"] = codec2_model.used_frames(part["target"], least, what)
+        part["used"] = codec2_model.used_frames(part["target"], least, f"{model}: {name} part")
     plotted = data["test" if args.test else "held-out"]
     numbers = plotted["number"][plotted["used"]]
     if args.frame is not None and args.frame > numbers[-1]:
@@ -132,8 +132,8 @@ def fit_baseline(bands, args):
     lines = np.float32([np.interp(bins_hz, hz, one) for one in np.eye(len(hz))])
     total, count = np.zeros(WIDTH), np.zeros(WIDTH)
     for frames, records in codec2_model.read_blocks(args.model, len(bands)):
-        harmonics = (records[name] for name in ("Wo", "L", "A"))
-        target = spectra.to_bins(*harmonics, WIDTH, args.Fs / 2, args.Fs)
+        Wo, L, A = records["Wo"], records["L"], records["A"]
+        target = spectra.to_bins(Wo, L, A, WIDTH, args.Fs / 2, args.Fs)
         error = target - bands[frames] @ lines
         total += np.nansum(error, axis=0)
         count += np.sum(~np.isnan(error), axis=0)
@@ -237,8 +237,8 @@ def energies_dB(spectrum, lines):
 def train(network, data, lines, args):
     """Fit the network until all epochs are done, or Ctrl-C.
 
-    Returns [[training loss, held-out loss] in dB²] of the epochs done, and how many there are.  The
-    training frames are filtered at random, the held-out frames are as they are.
+    Returns [[training loss, held-out loss] in dB²] of the epochs done, and how many were planned.
+    Training frames are filtered at random, held-out frames are as they are.
     """
     part, held_out = data["train"], data["held-out"]
     rng = np.random.default_rng(args.seed)
@@ -280,21 +280,20 @@ def evaluate(models, data):
     return figures
 
 
-def plot(losses, figures, models, data, args):
-    """SD by epoch; SD over time and spectra of the test part, else of the held-out part."""
-    name, model = ("test", args.test[1]) if args.test else ("held-out", args.model)
-    part, sd = data[name], figures[name]["network"].sd
-    used = part["used"]
+def plot(losses, figures, models, part, args):
+    """SD by epoch; SD over time and spectra of a part with its {label: Figures}."""
+    sd, used = figures["network"].sd, part["used"]
     numbers = part["number"][used]
     labels = ["training part, filtered", "held-out part"]
     pictures = {
         f"{NAME}_loss": plots.plot_losses(losses, labels, "SD (dB²)"),
-        f"{NAME}_sd": plots.plot_sd(figures[name], numbers),
+        f"{NAME}_sd": plots.plot_sd(figures, numbers),
     }
     plots.show(pictures, args.plot_dir)
     level = part["vectors"][used].mean(axis=1)
     shown = plots.frames_to_show(args.frame, numbers, sd, level)
     titles = [f"frame {numbers[i]}: SD {sd[i]:.1f} dB²" for i in shown]
+    model = args.test[1] if args.test else args.model
     records = codec2_model.read_frames(model, numbers[shown])
     estimates = estimate(models, part, used[shown])
     plots.page_frames(records, titles, estimates, f"{NAME}_frames", args.plot_dir, args.Fs)
@@ -328,10 +327,10 @@ def main(args, data):
     figures = evaluate(models, data)
     for part, found in figures.items():
         spectra.print_figures(part, found)
+    last = "test" if args.test else "held-out"
     if not args.noplots:
-        plot(losses, figures, models, data, args)
-    last = figures["test" if args.test else "held-out"]
-    print(f"{last['network'].sd.mean():.2f}")
+        plot(losses, figures[last], models, data[last], args)
+    print(f"{figures[last]['network'].sd.mean():.2f}")
 
 
 if __name__ == "__main__":

@@ -103,10 +103,10 @@ def load(args):
         data["test"] = load_pair(*args.test, args)
     for name, part in data.items():
         part["sent"] = np.arange(0, len(part["target"]) - args.dec, args.dec)
-        what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
+        model = args.test[1] if name == "test" else args.model
         least = MIN_FRAMES * args.dec if name == "train" else 1
         target = part["target"][: len(part["sent"]) * args.dec]
-        part["used"] = codec2_model.used_frames(target, least, what)
+        part["used"] = codec2_model.used_frames(target, least, f"{model}: {name} part")
     plotted = data["test" if args.test else "held-out"]
     numbers = plotted["number"][plotted["used"]]
     if args.frame is not None and args.frame > numbers[-1]:
@@ -133,8 +133,8 @@ def fit_baseline(bands, args):
     lines = np.float32([np.interp(bins_hz, hz, one) for one in np.eye(len(hz))])
     total, count = np.zeros(WIDTH), np.zeros(WIDTH)
     for frames, records in codec2_model.read_blocks(args.model, len(bands)):
-        harmonics = (records[name] for name in ("Wo", "L", "A"))
-        target = spectra.to_bins(*harmonics, WIDTH, args.Fs / 2, args.Fs)
+        Wo, L, A = records["Wo"], records["L"], records["A"]
+        target = spectra.to_bins(Wo, L, A, WIDTH, args.Fs / 2, args.Fs)
         error = target - bands[frames] @ lines
         total += np.nansum(error, axis=0)
         count += np.sum(~np.isnan(error), axis=0)
@@ -212,8 +212,10 @@ def energies_dB(spectrum, lines):
 
 
 def pairs(part, first, dec):
-    """Pairs of vectors [p][2][K], of the frames `first` [p] and of those dec later, and their
-    target [p][dec][WIDTH], which is that of `first` and of the frames between.
+    """Pairs of vectors [p][2][K] and their target [p][dec][WIDTH].
+
+    The vectors are of frames `first` [p] and of those dec later, the target is of the frames from
+    `first` on that are before the second vector.
     """
     target = part["target"][first[:, None] + np.arange(dec)]
     return part["vectors"][first[:, None] + [0, dec]], target
@@ -222,8 +224,8 @@ def pairs(part, first, dec):
 def train(network, data, lines, args):
     """Fit the network until all epochs are done, or Ctrl-C.
 
-    Returns [[training loss, held-out loss] in dB²] of the epochs done, and how many there are.  The
-    training frames are filtered at random, the held-out frames are as they are.
+    Returns [[training loss, held-out loss] in dB²] of the epochs done, and how many were planned.
+    Training frames are filtered at random, held-out frames are as they are.
     """
     part, held_out = data["train"], data["held-out"]
     rng = np.random.default_rng(args.seed)
@@ -275,22 +277,22 @@ def evaluate(models, dec, data):
     return figures
 
 
-def plot(losses, figures, models, data, args):
-    """Variance by epoch; SD over time and spectra of the test part, else of the held-out part."""
-    name, model = ("test", args.test[1]) if args.test else ("held-out", args.model)
-    part, sd = data[name], figures[name]["network"].sd
-    used = part["used"]
+def plot(losses, figures, models, part, args):
+    """Variance by epoch; SD over time and spectra of a part with its {label: Figures}."""
+    sd, used = figures["network"].sd, part["used"]
     numbers = part["number"][used]
     labels = ["training part, filtered", "held-out part"]
     pictures = {
         f"{NAME}_loss": plots.plot_losses(losses, labels, "Variance (dB²)"),
-        f"{NAME}_sd": plots.plot_sd(figures[name], numbers),
+        f"{NAME}_sd": plots.plot_sd(figures, numbers),
     }
     plots.show(pictures, args.plot_dir)
     level = part["vectors"][used].mean(axis=1)
     shown = plots.frames_to_show(args.frame, numbers, sd, level)
-    places = [f"frame {numbers[i]} (vector + {used[i] % args.dec})" for i in shown]
-    titles = [f"{place}: SD {sd[i]:.1f} dB²" for place, i in zip(places, shown, strict=True)]
+    titles = [
+        f"frame {numbers[i]} (vector + {used[i] % args.dec}): SD {sd[i]:.1f} dB²" for i in shown
+    ]
+    model = args.test[1] if args.test else args.model
     records = codec2_model.read_frames(model, numbers[shown])
     estimates = estimate(models, args.dec, part, used[shown])
     plots.page_frames(records, titles, estimates, f"{NAME}_frames", args.plot_dir, args.Fs)
@@ -324,10 +326,10 @@ def main(args, data):
     figures = evaluate(models, args.dec, data)
     for part, found in figures.items():
         spectra.print_figures(part, found)
+    last = "test" if args.test else "held-out"
     if not args.noplots:
-        plot(losses, figures, models, data, args)
-    last = figures["test" if args.test else "held-out"]
-    print(f"{last['network'].sd.mean():.2f}")
+        plot(losses, figures[last], models, data[last], args)
+    print(f"{figures[last]['network'].sd.mean():.2f}")
 
 
 if __name__ == "__main__":

@@ -101,9 +101,9 @@ def load(args):
     if args.test:
         data["test"] = load_pair(*args.test, args.lower)
     for name, part in data.items():
-        what = f"{args.test[1] if name == 'test' else args.model}: {name} part"
+        model = args.test[1] if name == "test" else args.model
         least = MIN_FRAMES if name == "train" else 1
-        part["used"] = codec2_model.used_frames(part["target"], least, what)
+        part["used"] = codec2_model.used_frames(part["target"], least, f"{model}: {name} part")
     plotted = data["test" if args.test else "held-out"]
     with_figure = plotted["number"][plotted["used"]]
     missing = np.setdiff1d(args.frames, with_figure)
@@ -196,8 +196,8 @@ def random_filter(vectors, target, rng):
 def train(network, data, args):
     """Fit the network until all epochs are done, or Ctrl-C.
 
-    Returns [[training loss, held-out loss] in dB²] of the epochs done, and how many there are.  The
-    training frames are filtered at random, the held-out frames are as they are.
+    Returns [[training loss, held-out loss] in dB²] of the epochs done, and how many were planned.
+    Training frames are filtered at random, held-out frames are as they are.
     """
     part, held_out = data["train"], data["held-out"]
     rng = np.random.default_rng(args.seed)
@@ -242,17 +242,15 @@ def evaluate(network, data):
     return figures
 
 
-def plot(losses, figures, network, data, args):
-    """SD by epoch; SD over time and spectra of the test part, else of the held-out part."""
-    name, model = ("test", args.test[1]) if args.test else ("held-out", args.model)
-    part, sd = data[name], figures[name]["network"].sd
-    used = part["used"]
+def plot(losses, figures, network, part, args):
+    """SD by epoch; SD over time and spectra of a part with its {label: Figures}."""
+    sd, used = figures["network"].sd, part["used"]
     numbers = part["number"][used]
     frame_s = 4 * spectra.FRAME_S if "quantised" in part else spectra.FRAME_S
     labels = ["training part, filtered", "held-out part"]
     pictures = {
         f"{NAME}_loss": plots.plot_losses(losses, labels, "SD (dB²)"),
-        f"{NAME}_sd": plots.plot_sd(figures[name], numbers, frame_s),
+        f"{NAME}_sd": plots.plot_sd(figures, numbers, frame_s),
     }
     plots.show(pictures, args.plot_dir)
     if args.frames:
@@ -260,6 +258,7 @@ def plot(losses, figures, network, data, args):
     else:
         shown = plots.typical_frames(sd, part["vectors"][used].mean(axis=1))
     titles = [f"frame {numbers[i]}: SD {sd[i]:.1f} dB²" for i in shown]
+    model = args.test[1] if args.test else args.model
     records = codec2_model.read_frames(model, numbers[shown])
     estimates = estimate(network, part, used[shown])
     plots.page_frames(records, titles, estimates, f"{NAME}_frames", args.plot_dir)
@@ -290,10 +289,10 @@ def main(args, data):
     figures = evaluate(network, data)
     for part, found in figures.items():
         spectra.print_figures(part, found)
+    last = "test" if args.test else "held-out"
     if not args.noplots:
-        plot(losses, figures, network, data, args)
-    last = figures["test" if args.test else "held-out"]
-    print(f"{last['network'].sd.mean():.2f}")
+        plot(losses, figures[last], network, data[last], args)
+    print(f"{figures[last]['network'].sd.mean():.2f}")
 
 
 if __name__ == "__main__":

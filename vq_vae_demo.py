@@ -150,11 +150,11 @@ def train(network, data, args, rng):
     steps = math.ceil(len(x) / BATCH) * args.epochs
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     network.compile(keras.optimizers.Adam(rate), "mse", steps_per_execution=8)
-    history, progress = [look(network, held)], plumbing.Progress(args.epochs)
+    history, progress = [measure(network, held)], plumbing.Progress(args.epochs)
     try:
         for epoch in range(1, args.epochs + 1):
             network.fit(x, x, BATCH, verbose=0)
-            history.append(look(network, held))
+            history.append(measure(network, held))
             distortion = history[-1]["distortion"]
             progress.show(epoch, f"held-out distortion {distortion:.4f} per dimension")
     except (KeyboardInterrupt, BrokenPipeError):
@@ -162,7 +162,7 @@ def train(network, data, args, rng):
     return history
 
 
-def look(network, x):
+def measure(network, x):
     """{"codebook": [M][D], "distortion": mean squared error per dimension of vectors x [n][D]}."""
     error = x - network.predict(x, BATCH, verbose=0)
     codebook = ops.convert_to_numpy(network.get_layer("quantizer").codebook)
@@ -242,7 +242,7 @@ def main(args, data):
     history = train(network, data, args, rng)
 
     print(f"bits: {np.log2(args.num_embedding):.2f} per vector")
-    distortion = {part: look(network, x)["distortion"] for part, x in data.items()}
+    distortion = {part: measure(network, x)["distortion"] for part, x in data.items()}
     for part, x in data.items():
         print(f"{part} variance before: {x.var(axis=0).mean():.4f} per dimension")
         print(f"{part} variance after: {distortion[part]:.4f} per dimension")

@@ -177,17 +177,17 @@ def fit_kmeans(data, M, seed):
 def train(network, data, args):
     """Fit the network to return its inputs, until all epochs are done, or Ctrl-C.
 
-    Returns what look() sees at first and after every epoch.
+    Returns what measure() gives at the start and after every epoch.
     """
     x, held = data["train"], data["held-out"]
     # the codebooks get no gradient
     warnings.filterwarnings("ignore", "The model does not have any trainable weights")
     network.compile(loss="mse", steps_per_execution=8)
-    history, progress = [look(network, held)], plumbing.Progress(args.epochs)
+    history, progress = [measure(network, held)], plumbing.Progress(args.epochs)
     try:
         for epoch in range(1, args.epochs + 1):
             network.fit(x, x, BATCH, verbose=0)
-            history.append(look(network, held))
+            history.append(measure(network, held))
             distortion = history[-1]["distortion"]
             progress.show(epoch, f"held-out distortion {distortion:.4f} per dimension")
     except (KeyboardInterrupt, BrokenPipeError):
@@ -195,7 +195,7 @@ def train(network, data, args):
     return history
 
 
-def look(network, x):
+def measure(network, x):
     """{"codebooks": [2][M][D], "indices": [n][2] of vectors x [n][D], "distortion"}."""
     quantizer = network.get_layer("quantizer")
     codebooks = ops.convert_to_numpy(quantizer.codebooks)
@@ -295,7 +295,7 @@ def main(args, data):
     history = train(network, data, args)
 
     print(f"bits: {2 * np.log2(args.num_embedding):.2f} per vector")
-    seen = {part: look(network, x) for part, x in data.items()}
+    seen = {part: measure(network, x) for part, x in data.items()}
     for part, x in data.items():
         print(f"{part} variance before: {x.var(axis=0).mean():.4f} per dimension")
         print(f"{part} variance after: {seen[part]['distortion']:.4f} per dimension")

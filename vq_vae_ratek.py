@@ -31,14 +31,14 @@ from common.plumbing import FormatError
 NAME = "vq_vae_ratek"
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
 BATCH = 2048  # vectors
-STEPS = 2400  # training steps, a batch each, that the default of --epochs comes to
+STEPS = 2400  # training steps, one batch each; the default of --epochs comes to about as many
 ROUNDS = 40  # lines printed and evaluations made during a training
 LEARNING_RATE = 3e-5  # falls to 0 along a cosine; with more, only the training speech is fitted
 GAIN_DB = 10  # training vectors are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
 KMEANS = 60_000  # vectors that k-means sees
-MEASURED = 3000  # frames of training and held-out part that their figures are of, at most
-PROGRESS = 2000  # held-out frames that the lines printed during a training are of, at most
+MEASURED = 3000  # most frames of the training and of the held-out part that are measured
+PROGRESS = 2000  # most held-out frames that the lines printed during a training are of
 ALL_DB = -1000  # mean level above which frames count: all do
 MIN_FRAMES = 100  # fewer cannot be split in a training and a held-out part
 
@@ -100,11 +100,12 @@ def load(args):
     plumbing.check_outputs([args.nnout], [args.features, args.test], args.plot_dir)
     x = codec2_model.read_rate_K(args.features, args.eband_K, args.gain, args.nb_samples)
     nb_train = len(x) - len(x) // 10  # the rest is cut off before vectors overlap
-    least = max(MIN_FRAMES, args.dec * args.num_embedding)
-    if nb_train < least:
-        seconds = math.ceil(least * spectra.FRAME_S / 0.9)
-        advice = f"expected {least}: give it {seconds} s of speech"
-        if nb_train >= MIN_FRAMES:
+    least = max(MIN_FRAMES, 10 * args.dec)  # the held-out part has a vector as well
+    expected = max(least, args.dec * args.num_embedding)
+    if nb_train < expected:
+        seconds = math.ceil(expected * spectra.FRAME_S / 0.9)
+        advice = f"expected {expected}: give it {seconds} s of speech"
+        if nb_train >= least:
             advice += f", or --num_embedding {2 ** int(np.log2(nb_train / args.dec))}"
         raise FormatError(f"{args.features}: {nb_train} frames to train on, {advice}")
     data = {"train": x[:nb_train], "held-out": x[nb_train:]}
@@ -211,13 +212,13 @@ def fit_kmeans(x, M):
 def start_as_kmeans(network, x, codebook):
     """Start as PCA and k-means: the encoder projects on the principal axes of x [n][dec · K]."""
     encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
-    codebook = codebook.reshape(1, -1, encoder.input.shape[-1])
-    axes = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))[1]
     dim = encoder.output.shape[-1]
-    axes = axes[:, : -dim - 1 : -1]  # those with the largest variances, which come last
+    _, axes = np.linalg.eigh(np.cov(x.T))
+    axes = axes[:, ::-1][:, :dim]  # those with the largest variances, which come last
     encoder.get_layer("to_axes").set_weights([axes, np.zeros(dim)])
     decoder.get_layer("from_axes").set_weights([axes.T, np.zeros(len(axes))])
-    network.get_layer("quantizer").codebook.assign(encoder(codebook)[0])
+    frames = codebook.reshape(1, -1, encoder.input.shape[-1])  # [1][M · dec][K]
+    network.get_layer("quantizer").codebook.assign(encoder(frames)[0])
 
 
 def train(network, x, held, args, rng):
@@ -242,8 +243,9 @@ def train(network, x, held, args, rng):
     held = held[spectra.pieces(len(held) // args.dec * args.dec, PROGRESS)][None]
     progress = plumbing.Progress(steps, "step")
     done = 0
+    ends = np.linspace(0, steps, min(ROUNDS, steps) + 1).astype(int)[1:]  # of rounds, in steps
     try:
-        for end in np.linspace(0, steps, min(ROUNDS, steps) + 1).astype(int)[1:].tolist():
+        for end in ends.tolist():
             chosen = random_filter(rng.choice(vectors, (end - done) * BATCH), args, rng)
             loss = model.fit(chosen, chosen, BATCH, shuffle=False, verbose=0).history["loss"][0]
             done = end

@@ -1,23 +1,19 @@
-"""Windows with keys, or PNG and GIF files: pages of vectors and frames, SD over frames, films of a
-training.
-"""
+"""Windows with keys, or PNG and GIF files: pages of vectors and frames, SD over time, films."""
 
 import io
 import math
 import os
-import warnings
 
 import numpy as np
 
 from common import plumbing, spectra
-from common.plumbing import FormatError
 
 PER_PAGE = 16  # vectors, in four rows and columns
 PAGES_WITHOUT_DISPLAY = 10  # PNG files that nobody asked for; a long file has thousands of pages
 FRAMES_PER_PAGE = 6
 TIME_POINTS = 400  # most that a curve over time has: thousands of frames would be a blot
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # do nothing alone
-# Matplotlib needs 0.5 s to find them
+# of a page; a constrained layout would take 0.5 s to find them
 MARGINS = {"left": 0.06, "right": 0.98, "bottom": 0.08, "top": 0.93}
 WAVE_GAP = 1.2  # vertical distance of waveforms that are drawn together, in peaks of the original
 FILM_MS = 250  # of a picture of a film
@@ -27,25 +23,15 @@ KEYS = "any key or n: next page, b: back, q or a click: end"
 
 
 def pyplot():
-    """matplotlib.pyplot.  FormatError when a matplotlibrc or MPLBACKEND keeps it from starting."""
-    try:
-        import matplotlib.pyplot
+    """matplotlib.pyplot, which takes a second to import: after options and files are checked."""
+    import matplotlib.pyplot as plt
 
-        matplotlib.pyplot.close(matplotlib.pyplot.figure())
-        matplotlib.rcParams["text.usetex"] = False  # not every machine has LaTeX
-    except ImportError:
-        raise
-    except Exception as error:  # Matplotlib raises many exception types
-        why = " ".join(str(error).split())[:200]
-        advice = "mend or remove matplotlibrc, or set MPLBACKEND=Agg"
-        raise FormatError(f"Matplotlib does not start: {why}: {advice}") from None
-    return matplotlib.pyplot
+    plt.rcParams["text.usetex"] = False  # not every machine has LaTeX
+    return plt
 
 
 def save_picture(fig, name, plot_dir, save):
-    """Let save(file name) write a picture in plot_dir, unless `fig` is in a window.  True when it
-    is written.
-    """
+    """Let save(file name) write a picture in plot_dir; False if `fig` is in a window instead."""
     if plot_dir is None and fig.canvas.required_interactive_framework:
         return False
     filename = os.path.join(plot_dir or ".", name)
@@ -56,9 +42,7 @@ def save_picture(fig, name, plot_dir, save):
 
 
 def show(figures, plot_dir):
-    """Show figures {name: figure} in windows and wait until they are closed, or write them to PNG
-    files.
-    """
+    """Show figures {name: figure} in windows until these are closed, or write PNG files."""
     plt = pyplot()
 
     for name, fig in figures.items():
@@ -68,8 +52,9 @@ def show(figures, plot_dir):
 
 
 def show_film(fig, draw, nb_pictures, name, plot_dir):
-    """Let draw(i), i = 0…nb_pictures − 1, fill `fig` again and again: a film in a window, or a GIF
-    and a last PNG.
+    """Film of the pictures that draw(i), i = 0…nb_pictures − 1, makes of `fig`.
+
+    In a window, or as a GIF and a PNG of the last picture.
     """
 
     def save(filename):
@@ -82,16 +67,14 @@ def show_film(fig, draw, nb_pictures, name, plot_dir):
             fig.savefig(picture, dpi=FILM_DPI)
             pictures.append(Image.open(picture).convert("RGB"))
         durations = [FILM_MS] * (nb_pictures - 1) + [LAST_MS]
-        pictures[0].save(
-            filename, save_all=True, append_images=pictures[1:], duration=durations, loop=0
-        )
+        film = {"append_images": pictures[1:], "duration": durations, "loop": 0}
+        pictures[0].save(filename, save_all=True, **film)
 
     if not save_picture(fig, f"{name}.gif", plot_dir, save):
         from matplotlib.animation import FuncAnimation
 
-        fig.film = FuncAnimation(
-            fig, draw, nb_pictures, interval=FILM_MS, repeat=False
-        )  # runs while it has a name
+        # a film runs as long as something refers to it
+        fig.film = FuncAnimation(fig, draw, nb_pictures, interval=FILM_MS, repeat=False)
     show({name: fig}, plot_dir)
 
 
@@ -146,7 +129,7 @@ class Pager:
     def on_key(self, event):
         key = (event.key or "shift").lower()
         if key in ("q", "escape"):
-            self.end()
+            pyplot().close(self.fig)
         elif key in ("b", "left"):
             self.show(self.page - 1)
         elif key.rpartition("+")[2] not in MODIFIERS:
@@ -155,12 +138,7 @@ class Pager:
     def on_click(self, event):
         toolbar = self.fig.canvas.toolbar
         if not (toolbar and toolbar.mode):  # while the toolbar zooms or pans, clicks are its own
-            self.end()
-
-    def end(self):
-        plt = pyplot()
-
-        plt.close(self.fig)
+            pyplot().close(self.fig)
 
 
 def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB", first=0):
@@ -170,8 +148,6 @@ def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB", fir
     them; hz [K] are the frequencies of the values, if they have any; a window opens at the page
     with the vector at place `first`.
     """
-    warnings.filterwarnings("ignore", "Glyph .* missing")  # a file may have any name
-    files = {plain(label): vectors for label, vectors in files.items()}
     low, high = min(x.min() for x in files.values()), max(x.max() for x in files.values())
     margin = 0.05 * (high - low) or 1
     K = next(iter(files.values())).shape[1]
@@ -196,13 +172,6 @@ def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB", fir
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8, ncols=2)
 
     page_through(draw, math.ceil(len(numbers) / PER_PAGE), name, plot_dir, first // PER_PAGE)
-
-
-def plain(text):
-    """A file name as a label: Matplotlib takes $ for a formula, and cannot show bytes that are no
-    letters.
-    """
-    return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def page_frames(records, titles, estimates, name, plot_dir, Fs=spectra.FS_HZ):

@@ -1,6 +1,4 @@
-"""Errors in one line, output files that appear whole or not at all, progress lines, types of
-arguments.
-"""
+"""Errors in one line, whole output files, progress lines, types of arguments."""
 
 import argparse
 import contextlib
@@ -143,16 +141,15 @@ def epilog(docstring):
 
 @contextlib.contextmanager
 def replacing(*filenames):
-    """Names of new files, one beside each of `filenames`, which they replace if the block goes
-    well.
+    """New files, one beside each of `filenames`, which they replace if the block goes well.
 
-    A single name for a single file.  If anything fails, no file is changed.
+    A list of their names, or one name for one file.  If anything fails, no file is changed.
     """
     pairs = [(new_name(filename), filename) for filename in filenames]
     try:
         yield pairs[0][0] if len(pairs) == 1 else [new for new, _ in pairs]
         for new, filename in pairs:
-            replace(new, filename)
+            os.replace(new, os.path.realpath(filename))  # a link stays a link
     except OSError as error:
         for new, filename in pairs:
             if error.filename in (new, None):  # a full disk does not say which file it was for
@@ -177,21 +174,8 @@ def new_name(filename):
     return str(path.with_name(f".new_{os.getpid()}_{path.name}"))
 
 
-def replace(new, filename):
-    """Move a finished file to its place, with the permissions of the file that it replaces."""
-    target = os.path.realpath(filename)
-    if os.path.exists(target):
-        os.chmod(new, os.stat(target).st_mode)
-    try:
-        os.replace(new, target)
-    except OSError:  # a single file that is mounted cannot be replaced, but written
-        Path(target).write_bytes(Path(new).read_bytes())
-
-
 def check_input(filename):
-    """Size in bytes of a file.  FormatError for a folder, a pipe or a device, which may have no
-    end.
-    """
+    """Size in bytes of a file.  FormatError for a folder, a pipe or an endless device."""
     size = os.stat(filename).st_size
     if not os.path.isfile(filename):
         raise FormatError(f"{filename}: not a regular file")
@@ -232,4 +216,4 @@ def try_output(filename):
     except OSError as error:
         error.filename = filename
         raise
-    Path(new).unlink()
+    os.remove(new)

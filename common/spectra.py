@@ -1,5 +1,4 @@
-"""Spectra in their three forms: rate K vectors, L harmonics, and bins; SD and variance; random
-responses.
+"""Spectra as rate K vectors, L harmonics and bins; SD and variance; random responses.
 
 A rate K vector has a fixed number of values per frame, in dB.  A frame's L harmonics have linear
 amplitudes A [161]; index m is harmonic m, entry 0 and entries above L carry no meaning.  `width`
@@ -111,9 +110,9 @@ def frame_levels(vectors, Fs=FS_HZ):
 
 
 def active_level(levels):
-    """Mean power in dB of the active frames among those with these levels [n] in dB, and True [n]
-    where a frame is active: less than ACTIVE_DB below that mean.
+    """Mean power in dB of the active frames among those with these levels [n] in dB.
 
+    Also returns True [n] where a frame is active: less than ACTIVE_DB below that mean.
     Half of the frames 60 dB, the others 20 dB: (60, [True …, False …]).
     """
     level, active = -np.inf, np.full(len(levels), True)
@@ -125,9 +124,7 @@ def active_level(levels):
 
 
 def print_level(name, levels, file=None):
-    """Print length and active level of speech with these levels [n] of its frames, and a warning
-    when it is quiet.
-    """
+    """Print length and active level of speech with these levels [n]; warn when it is quiet."""
     level, active = active_level(levels)
     seconds, share = len(levels) * FRAME_S, 100 * active.mean()
     text = f"{level:.1f} dB re 1 LSB rms in {share:.0f} % of the frames"
@@ -188,8 +185,7 @@ def harmonic_bins(Wo, width):
 
 
 def to_bins(Wo, L, A, width, cutoff_hz, Fs=FS_HZ):
-    """Sparse rate L target in dB, float16 [n][width]: 20·log10(A) in the bins of harmonics, NaN in
-    the others.
+    """Sparse rate L target in dB, float16 [n][width]: 20·log10(A) in bins of harmonics, else NaN.
 
     Harmonics above `cutoff_hz` and those with A = 0 have no target.  Rounding to float16 adds
     0.0003 dB² to an MSE.
@@ -203,9 +199,7 @@ def to_bins(Wo, L, A, width, cutoff_hz, Fs=FS_HZ):
 
 
 def from_bins(spectrum, Wo, L):
-    """Amplitudes A [n][161] (linear) of the harmonics 1…L from spectra in dB on bins [n][width];
-    the rest is 0.
-    """
+    """Linear amplitudes A [n][161] of harmonics 1…L, else 0, from spectra [n][width] in dB."""
     bins = harmonic_bins(Wo, spectrum.shape[1])
     A_dB = np.take_along_axis(np.asarray(spectrum, np.float64), bins, axis=1)
     return np.where(harmonic_mask(L), 10 ** (A_dB / 20), 0).astype(np.float32)
@@ -215,8 +209,9 @@ def from_bins(spectrum, Wo, L):
 
 
 def parabola(x, nodes, values, k):
-    """Values at x [n][f] of the parabolas through nodes and values [n][N] number k, k + 1, k + 2,
-    for k [n][f].
+    """Values at x [n][f] of parabolas, each through three points: nodes and values [n][N].
+
+    k [n][f] is the number of the first of the three.
     """
     x1, x2, x3 = (np.take_along_axis(nodes, k + i, axis=1) for i in range(3))
     y1, y2, y3 = (np.take_along_axis(values, k + i, axis=1) for i in range(3))
@@ -226,10 +221,9 @@ def parabola(x, nodes, values, k):
 
 
 def rate_K_at(vectors, f_hz):
-    """Amplitudes in dB at the frequencies f_hz [n][f], by parabolas through the values of vectors
-    [n][K] of a kind that samples the spectrum, such as K = 20.
+    """Amplitudes in dB at the frequencies f_hz [n][f], by parabolas through vectors [n][K].
 
-    The amplitude is 0 dB at 0 Hz and at half the sample rate.
+    They sample the spectrum, as those of K = 20.  It is 0 dB at 0 Hz and at half the sample rate.
     """
     nodes = np.r_[0, KINDS[vectors.shape[1], FS_HZ].hz, FS_HZ / 2]
     values = np.pad(np.asarray(vectors, np.float64), ((0, 0), (1, 1)))
@@ -271,27 +265,25 @@ def measure(target, estimate):
 
 
 def measure_blocks(target, estimate, block=4096):
-    """{label: Figures}: estimate(frames [f]) gives {label: dB [f][width]}, for a block of frames at
-    a time.
+    """{label: Figures} of a target [n][width] in dB, for a block of frames at a time.
+
+    estimate(frames [f]) gives {label: dB [f][width]}.
     """
     found = {}
     for start in range(0, len(target), block):
         frames = np.arange(start, min(start + block, len(target)))
-        for label, spectra in estimate(frames).items():
-            found.setdefault(label, []).append(measure(target[frames], spectra))
-    return {label: join(parts) for label, parts in found.items()}
-
-
-def join(parts):
-    """Figures of all frames from those of parts of them."""
-    sd, variance, n_frames = zip(*parts, strict=True)
-    return Figures(np.concatenate(sd), np.concatenate(variance), sum(n_frames))
+        for label, dB in estimate(frames).items():
+            found.setdefault(label, []).append(measure(target[frames], dB))
+    figures = {}
+    for label, blocks in found.items():
+        sd = np.concatenate([one.sd for one in blocks])
+        variance = np.concatenate([one.variance for one in blocks])
+        figures[label] = Figures(sd, variance, len(target))
+    return figures
 
 
 def print_figures(part, figures):
-    """Print the means of {label: Figures} of a part of the data, and how many of how many frames
-    they are of.
-    """
+    """Print the means of {label: Figures} of a part of the data, and over how many frames."""
     for label, found in figures.items():
         print(f"{part} {label} SD: {found.sd.mean():.2f} dB²")
         print(f"{part} {label} variance: {found.variance.mean():.2f} dB²")
@@ -312,8 +304,7 @@ def match_mean(estimate, target):
 
 
 def random_response(hz, n, rng, filter_dB, gain_dB=0.0, cutoffs=0.0, cutoff_dB=50.0, Fs=FS_HZ):
-    """Responses in dB, float32 [n][f] at the frequencies hz [f], as of other microphones, rooms and
-    radios.
+    """Random responses in dB, float32 [n][f] at hz [f], as of microphones, rooms and radios.
 
     filter_dB  rms of the smooth part: three cosines over frequency with random weights
     gain_dB    a random gain is up to this, up or down

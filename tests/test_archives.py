@@ -237,13 +237,6 @@ def test_a_quantiser_of_other_sizes_than_it_tells_is_refused(changed, tmp_path):
     )
 
 
-def test_a_network_of_old_is_refused(network, tmp_path):
-    """One whose codebooks were weights of a layer."""
-    options = {"eband_K": 4, "dec": 2, "vq_stages": 2, "num_embedding": 5, "embedding_dim": 3}
-    networks.save(network, options, tmp_path / "old.keras")
-    assert "an old network?" in refusal(networks.load_quantiser, tmp_path / "old.keras")
-
-
 def test_a_network_is_run_once(network, tmp_path):
     shapes = [(2, 3)], [(2, 2)]
     networks.check_run(network, *shapes, "n.keras")

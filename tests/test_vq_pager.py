@@ -156,15 +156,6 @@ def main(tmp_path, monkeypatch):
     return lambda *arguments: vq_pager.main(vq_pager.parse_args(list(map(str, arguments))))
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", [b"$a_{$.f32", b"\xff\xe6.f32", "日\x01".encode()])
-def test_names_that_mean_something_to_matplotlib(name, vectors, main, tmp_path):
-    name = os.fsdecode(name)
-    os.rename(tmp_path / "a.f32", tmp_path / name)
-    main(14, name, "--start", 39)
-    assert (tmp_path / "vq_pager_1.png").exists()
-
-
 def test_needs_neither_keras_nor_scipy(vectors, tmp_path):
     """With modules of these names in the way that refuse to be imported."""
     for name in ("keras", "tensorflow", "scipy"):

@@ -159,7 +159,7 @@ def test_distortion_by_hand():
     """Codewords [0, 1] and [1, 2] for vectors [0, 0] and [1, 3]: (0 + 1 + 0 + 1) / 4."""
     network = script.build_network(script.parse_args(["--num_embedding", "2"]))
     network.get_layer("quantizer").codebook.assign([[0, 1], [1, 2]])
-    seen = script.look(network, np.float32([[0, 0], [1, 3]]))
+    seen = script.measure(network, np.float32([[0, 0], [1, 3]]))
     assert seen["distortion"] == 0.5
     np.testing.assert_array_equal(seen["codebook"], [[0, 1], [1, 2]])
 

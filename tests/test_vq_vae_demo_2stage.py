@@ -77,6 +77,6 @@ def test_quantised_as_the_sum_of_two_codewords():
     args = script.parse_args(["--num_embedding", "2"])
     network = script.build_network(args)
     network.get_layer("quantizer").codebooks.assign([[[9, 9], [1, 0]], [[0, 1], [5, 5]]])
-    seen = script.look(network, np.float32([[0.9, 1.1]]))
+    seen = script.measure(network, np.float32([[0.9, 1.1]]))
     np.testing.assert_array_equal(seen["indices"], [[1, 0]])
     assert seen["distortion"] == pytest.approx(0.01, rel=1e-4)

@@ -125,6 +125,9 @@ def test_too_little_speech(tmp_path):
     codec2_model.write_rate_K(speech_like(150), tmp_path / "x.f32")
     with pytest.raises(FormatError, match=r"x\.f32: 135 frames .*expected 256.*--num_embedding 64"):
         script.load(script.parse_args([str(tmp_path / "x.f32"), "--dec", "2"]))
+    options = "--dec 16 --num_embedding 2 --nb_samples 112"  # 11 held-out frames: no vector
+    with pytest.raises(FormatError, match=r"x\.f32: 101 frames .*expected 160: give it 2 s"):
+        script.load(script.parse_args([str(tmp_path / "x.f32"), *options.split()]))
 
 
 def test_answers_before_keras_loads(no_keras, run):
