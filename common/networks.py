@@ -210,6 +210,9 @@ QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
 
 def read_quantiser_options(filename):
     """The options of a quantiser: those above, and `lower`, dB above which frames count."""
+    if "Fs" not in read_options(filename, {}):
+        why = "no quantiser, or an old network? Train it anew, or take one of networks/"
+        raise FormatError(f"{filename}: {why}")
     options = read_options(filename, QUANTISER_OPTIONS)
     lower = options.get("lower")
     if not (isinstance(lower, int | float) and abs(lower) <= MAX_DB):

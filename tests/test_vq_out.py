@@ -233,7 +233,7 @@ def test_options_without_effect(options, words, capsys):
         ("{n}/n.keras {n}/x.f32 --stages 3", "n.keras: a network of 2 stages"),
         ("{n}/n.keras {n}/x.f32 --frame 251", "x.f32: no --frame 251 to show, expected 0 to 250"),
         ("{n}/n.keras {n}/x.f32 --testout {n}/x.f32", "an input, too"),
-        ("{n}/old.keras {n}/x.f32", "old.keras: a network with eband_K None"),
+        ("{n}/old.keras {n}/x.f32", "old.keras: no quantiser, or an old network"),
     ],
 )
 def test_refusals(options, words, files):
