@@ -197,8 +197,11 @@ def plot(found, args):
         ax.loglog(args.ber, [sd[f"{ber:g} %"] for ber in args.ber], "o-", label=name)
     ax.set(xlabel="Bit error rate (%)", ylabel="SD of vectors (dB²)")
     ax.set_title("Numbering of the codewords")
+    ax.set_xticks(args.ber, [f"{ber:g}" for ber in args.ber])
+    ax.yaxis.set_major_formatter("{x:g}")  # 10, not a power of ten
+    ax.yaxis.set_minor_formatter("{x:g}")
     ax.grid(alpha=0.3, which="both")
-    ax.legend()
+    ax.legend(loc="upper left")
     plots.show({NAME: fig}, args.plot_dir)
 
 
