@@ -18,9 +18,12 @@ sys.path.insert(0, str(ROOT))
 
 import c2sim
 import codec2_model
+from common import spectra
 
 SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
-SHORT = {"KMEANS": 2000, "ROUNDS": 3, "MEASURED": 30, "PICTURES": 2}  # of a training
+# what makes trainings and searches short
+SHORT = {"KMEANS": 2000, "ROUNDS": 3, "MEASURED": 30, "PICTURES": 2, "HELD_OUT": 1000, "HIDDEN": 16}
+SHORT_SEARCH = {"CLASSICAL_PATHS": 4, "SAMPLES": 64}
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
@@ -64,13 +67,16 @@ def one_correction(monkeypatch):
     monkeypatch.setattr("eband_train.CORRECTIONS", 1)
 
 
-def shorten(patch):
-    """Trainings of vq_vae_ratek_conv1d.py take a moment."""
-    import vq_vae_ratek_conv1d
-    from common import classical
+def shorten(patch, *scripts):
+    """Trainings take a moment: small networks, few paths, figures of the first frames alone."""
+    from common import classical, search
 
-    for name, value in SHORT.items():
-        patch.setattr(vq_vae_ratek_conv1d, name, value)
+    for name, value in SHORT_SEARCH.items():
+        patch.setattr(search, name, value)
+    for script in scripts:
+        for name, value in SHORT.items():
+            patch.setattr(script, name, value, raising=False)
+    patch.setattr(spectra, "pieces", lambda n_frames, most: np.arange(min(n_frames, most)))
     for name in ("KMEANS", "ROUNDS", "JOINT"):
         patch.setattr(classical, name, 1)
 
@@ -203,7 +209,7 @@ def write_quantiser(filename, dec=2, K=14, stages=2, M=16, **changed):
     import keras
     from scipy.cluster.vq import kmeans2, vq
 
-    from common import networks, spectra
+    from common import networks
 
     x, dim, layers = speech_like(640 * dec, K, seed=1), 8 * dec, keras.layers
     blocks = (x.reshape(-1, dec * K) - 35) / 15

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from common import classical
-from conftest import ROOT, SCRIPTS, SHORT, call
+from conftest import ROOT, SCRIPTS, call, shorten
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "networks" / "README.md", *sorted((ROOT / "doc").glob("*.md"))]
@@ -75,7 +74,7 @@ def all_commands():
     return [block or cell for block, cell in re.findall(pattern, README, re.MULTILINE)]
 
 
-def run_here(command):
+def run_here(command, monkeypatch):
     """What `./script.py options` prints in this process, which has Keras already; one epoch, few
     codewords, few pictures.  vq_vae_ratek_conv1d.py only reads its data, as the copy of it runs
     whole.
@@ -84,10 +83,11 @@ def run_here(command):
     specification = importlib.util.spec_from_file_location(name[2:-3], name)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
-    for constant, value in SHORT.items():
-        setattr(script, constant, value)
-    if hasattr(script, "renumber"):  # of vq_ber.py: a minute, with tests of its own
-        script.renumber = lambda codebook, use: np.arange(len(codebook))
+    shorten(monkeypatch, script)
+    if name == "./vq_ber.py":  # a minute, with tests of its own
+        monkeypatch.setattr(script, "REPEATS", 1)
+        monkeypatch.setattr(script, "renumber", lambda codebook, use: np.arange(len(codebook)))
+        argv += ["--nb_samples", 100, "--ber", 1]
     known = Path(name).read_text()
     no_plots = {"--noplots", "--plot_dir", "--indexin"}
     if '"--noplots"' in known and not no_plots & set(argv):
@@ -109,8 +109,6 @@ def test_commands_work_in_the_order_given(tmp_path, monkeypatch):
     ignored = shutil.ignore_patterns(".*", "demo", "results", "__pycache__")
     shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
     monkeypatch.chdir(tmp_path / "copy")
-    for rounds in ("KMEANS", "ROUNDS", "JOINT"):  # of the classical quantiser
-        monkeypatch.setattr(classical, rounds, 1)
     rate, sample = wavfile.read("tests/data/sample_8k.wav")
     wavfile.write("speech.wav", rate, sample[: 10 * rate])
     wavfile.write("my.wav", rate, sample[: 2 * rate])
@@ -122,7 +120,7 @@ def test_commands_work_in_the_order_given(tmp_path, monkeypatch):
     found = None
     for command in all_commands():
         if command.startswith("./") and ";" not in command:
-            printed = run_here(command)
+            printed = run_here(command, monkeypatch)
             assert "nan" not in printed
             if "vq_K20_1100.keras speech_K.f32" in command:
                 found = float(printed.splitlines()[-1])

@@ -18,7 +18,7 @@ TRAININGS = {
     "ebanddec_train": "K14.f32 x.model --dec 2",
     "newamp1_train": "K20.f32 x.model",
     "vq_vae_ratek": "K14.f32 --num_embedding 8 --embedding_dim 4 --dec 8",
-    "vq_vae_ratek_conv1d": "K14.f32 --num_embedding 8 --embedding_dim 4",
+    "vq_vae_ratek_conv1d": "K14.f32 --num_embedding 8 --embedding_dim 4 --dec 8",
     "vq_vae_demo": "--nb_samples 1000",
     "vq_vae_demo_2stage": "--nb_samples 1000",
 }
@@ -28,9 +28,7 @@ TRAININGS = {
 def files(sample, tmp_path, monkeypatch, eager, one_correction):
     """300 frames in the working folder: bands, K = 20 vectors, model file."""
     monkeypatch.chdir(tmp_path)
-    shorten(monkeypatch)
-    for demo in ("vq_vae_demo", "vq_vae_demo_2stage"):
-        monkeypatch.setattr(f"{demo}.HELD_OUT", 1000)
+    shorten(monkeypatch, *map(importlib.import_module, TRAININGS))
     codec2_model.write_rate_K(codec2_model.read_rate_K(sample[0], 14)[:300], "K14.f32")
     codec2_model.write(*codec2_model.read(sample[1], 300), "x.model")
     codec2_model.write_rate_K(speech_like(300, 20), "K20.f32")

@@ -18,7 +18,7 @@ SMALL = ("--num_embedding", "16", "--embedding_dim", "8", "--epochs", "2")
 @pytest.fixture(scope="module", autouse=True)
 def small_training():
     with pytest.MonkeyPatch.context() as patch:
-        shorten(patch)
+        shorten(patch, script)
         yield
 
 
