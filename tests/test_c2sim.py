@@ -17,7 +17,7 @@ import vq_vae_ratek
 from codec2_model import RECORD
 from common import spectra
 from common.plumbing import FormatError
-from conftest import call, sample_speech, snr_dB, sound_file
+from conftest import call, sample_speech, shorten, snr_dB, sound_file
 
 MODEL_FEATURES_SPEECH = "--bands bands.f32 --modelout x.model -o y.raw"
 ALL_BUT_RATE_K_IN = (
@@ -425,7 +425,8 @@ def test_a_third_kind_of_vectors(monkeypatch, eager):
         errors.append(np.mean(difference_dB**2))
     assert errors[0] < errors[1] < 40  # more values say more
 
-    options = "--eband_K 24 --num_embedding 16 --epochs 60 --noplots"
+    options = "--eband_K 24 --num_embedding 64 --epochs 60 --noplots"
+    shorten(monkeypatch, vq_vae_ratek)
     call(vq_vae_ratek, "mel.f32", *options.split())
     sent = "--indexout mel.npy --testout q.f32 --noplots"
     call(vq_out, "vq_vae_ratek.keras", "mel.f32", *sent.split())

@@ -6,9 +6,15 @@ import pytest
 import codec2_model
 import vq_vae_ratek as script
 from common import networks, search
-from conftest import call, figures, speech_like
+from conftest import call, figures, shorten, speech_like
 
 pytestmark = pytest.mark.usefixtures("eager")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    shorten(monkeypatch, script)
+    monkeypatch.setattr(script, "MEASURED", 60)
 
 
 def train(folder, *options):
