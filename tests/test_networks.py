@@ -11,9 +11,9 @@ from common import networks, search
 from conftest import ROOT, SAMPLE, call, figures, sound_file
 
 FIGURES = {  # SD in dB² of the first 300 frames of the sample, a synthetic voice; vq_*: of 100
-    "vq_K14_1100": 6.99,
-    "vq_K20_1100": 17.03,
-    "vq_K20_550": 39.16,
+    "vq_K14_1100": 10.54,
+    "vq_K20_1100": 23.33,
+    "vq_K20_550": 48.34,
     "bands_Wo": 32.48,
     "newamp1": 17.12,
 }

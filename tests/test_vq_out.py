@@ -14,11 +14,11 @@ pytestmark = pytest.mark.usefixtures("eager")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Folder with a quantiser n.keras, and 301 vectors x.f32, of which the last 50 are silent."""
+    """Folder with a quantiser n.keras, and 201 vectors x.f32, of which the last 50 are silent."""
     folder = tmp_path_factory.mktemp("vq_out")
     write_quantiser(folder / "n.keras")
-    x = speech_like(301)
-    x[251:] = -150
+    x = speech_like(201)
+    x[151:] = -150
     codec2_model.write_rate_K(x, folder / "x.f32")
     return folder
 
@@ -66,7 +66,7 @@ def test_lost_vectors(files, sent, tmp_path):
     indices[lost] = -1
     codec2_model.write_indices(indices, n, network, tmp_path / "x.npy")
     received = ("--indexin", tmp_path / "x.npy", "--testout", tmp_path / "z.f32")
-    assert figures(call(script, files / "n.keras", *received))["lost vectors"] == 0.7
+    assert figures(call(script, files / "n.keras", *received))["lost vectors"] == 1.0
     z[lost] = between[lost - 1]
     decoded = quantiser.decoder.predict(z[None], verbose=0)[0]
     before, after = (
@@ -82,7 +82,7 @@ def test_fewer_stages(files, tmp_path):
     outputs = ("--indexout", tmp_path / "x.npy", "--testout", tmp_path / "y.f32")
     options = ("--stages", 1, *outputs, "--noplots")
     assert figures(call(script, files / "n.keras", files / "x.f32", *options))["bits"] == 4
-    assert np.load(tmp_path / "x.npy").shape == (151, 1)
+    assert np.load(tmp_path / "x.npy").shape == (101, 1)
     call(
         script, files / "n.keras", "--indexin", tmp_path / "x.npy", "--testout", tmp_path / "z.f32"
     )
@@ -109,13 +109,13 @@ def test_indices_of_another_network_are_refused(files, sent, tmp_path):
 
 def test_figures(files, sent):
     x, y = (codec2_model.read_rate_K(files / name, 14) for name in ("x.f32", "y.f32"))
-    error = (x - y)[:251]
+    error = (x - y)[:151]
     sd = np.mean(error**2, axis=1)
     assert sent["file network SD"] == pytest.approx(sd.mean(), abs=0.006)
     assert sent["file network variance"] == pytest.approx(error.var(axis=1).mean(), abs=0.006)
     assert sent["network rms error of a frame"] == pytest.approx(np.sqrt(sd).mean(), abs=0.006)
     assert sent["network frames above 4 dB"] == pytest.approx(100 * np.mean(sd > 16), abs=0.006)
-    assert sent["file frames"] == 251
+    assert sent["file frames"] == 151
     assert float(sent["last"]) == sent["file network SD"]
     assert sent["bits"] == 8
     assert sent["bit rate"] == 400
@@ -177,7 +177,7 @@ def test_all_outputs_or_none(files, tmp_path, monkeypatch):
 
 
 def test_pictures(files, tmp_path):
-    options = ("--nb_samples", 200, "--frame", 100, "--plot_dir", tmp_path)
+    options = ("--nb_samples", 110, "--frame", 10, "--plot_dir", tmp_path)
     call(script, files / "n.keras", files / "x.f32", *options)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"vq_out_sd.png", "vq_out_frames_1.png", "vq_out_frames_4.png"} <= names
