@@ -103,7 +103,6 @@ def run_here(command, monkeypatch):
     return call(script, *argv)
 
 
-@pytest.mark.usefixtures("eager")
 def test_commands_work_in_the_order_given(tmp_path, monkeypatch):
     """In a copy of the project, with 10 s of speech; the arecord line needs a microphone."""
     ignored = shutil.ignore_patterns(".*", "demo", "results", "__pycache__")
