@@ -80,7 +80,7 @@ def is_counted(x, lower):
 
 
 def pieces(n_frames, most):
-    """Numbers of at most `most` of n_frames frames, in pieces of 256 from all over them."""
+    """Numbers of at most `most` ≥ 256 of n_frames frames, in pieces of 256 from all over them."""
     if n_frames <= most:
         return np.arange(n_frames)
     starts = np.linspace(0, n_frames - 256, max(most // 256, 1)).astype(int)

@@ -5,7 +5,6 @@ import functools
 import io
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +16,14 @@ import soundfile
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import c2sim
 import codec2_model
+from common import spectra
 
 SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
+# what makes trainings and searches short
+SHORT = {"KMEANS": 2000, "ROUNDS": 3, "MEASURED": 30, "PICTURES": 2, "HELD_OUT": 1000, "HIDDEN": 16}
+SHORT_SEARCH = {"CLASSICAL_PATHS": 4, "SAMPLES": 64}
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
@@ -45,22 +49,6 @@ def run_in(folder, script, *arguments, **options):
 
 
 @pytest.fixture
-def usual_signals():
-    """Ctrl-C has its usual effect: nohup and `&` make it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(scope="session")
-def no_keras(tmp_path_factory):
-    """Environment of a process that ends when it imports Keras, which takes seconds."""
-    folder = tmp_path_factory.mktemp("no_keras")
-    (folder / "keras.py").write_text("raise SystemExit('too late: Keras is being imported')")
-    return {**os.environ, "PYTHONPATH": str(folder)}
-
-
-@pytest.fixture
 def eager():
     """Networks run operation by operation: compiling one takes longer than all it does in a test.
 
@@ -77,6 +65,20 @@ def eager():
 def one_correction(monkeypatch):
     """Networks of eband_train have one correction, not four: they compile three times as fast."""
     monkeypatch.setattr("eband_train.CORRECTIONS", 1)
+
+
+def shorten(patch, *scripts):
+    """Trainings take a moment: small networks, few paths, figures of the first frames alone."""
+    from common import classical, search
+
+    for name, value in SHORT_SEARCH.items():
+        patch.setattr(search, name, value)
+    for script in scripts:
+        for name, value in SHORT.items():
+            patch.setattr(script, name, value, raising=False)
+    patch.setattr(spectra, "pieces", lambda n_frames, most: np.arange(min(n_frames, most)))
+    for name in ("KMEANS", "ROUNDS", "JOINT"):
+        patch.setattr(classical, name, 1)
 
 
 @pytest.fixture
@@ -121,14 +123,34 @@ def records(count, Wo=np.pi / 40, L=39, A=100.0, voiced=1):
     return frames
 
 
+def call(script, *arguments):
+    """What a script prints that runs in this process, which may have Keras already."""
+    args = script.parse_args([str(argument) for argument in arguments])
+    inputs = [script.load(args)] if hasattr(script, "load") else []
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        script.main(args, *inputs)
+    return out.getvalue()
+
+
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory):
-    """Paths of the band energies and the model file of the sample speech."""
+    """Paths of the band energies and the model file of 16 s of the sample speech."""
     folder = tmp_path_factory.mktemp("sample")
-    wav = ROOT / "tests" / "data" / "sample_8k.wav"
-    options = ("--bands", "bands.f32", "--bands_lower", 10, "--modelout", "speech.model")
-    assert run_in(folder, "c2sim.py", wav, *options).returncode == 0
-    return folder / "bands.f32", folder / "speech.model"
+    sound_file(folder / "speech.wav", soundfile.read(SAMPLE, 128_000, dtype="int16")[0])
+    names = folder / "bands.f32", folder / "speech.model"
+    options = ("--bands", names[0], "--bands_lower", 10, "--modelout", names[1])
+    call(c2sim, folder / "speech.wav", *options)
+    return names
+
+
+@pytest.fixture(scope="session")
+def rate_K(sample):
+    """Paths of the K = 20 vectors and the model file of the same speech, all frames."""
+    folder = sample[0].parent
+    names = folder / "K.f32", folder / "K.model"
+    call(c2sim, folder / "speech.wav", "--rateK", "--rateKout", names[0])
+    call(c2sim, folder / "speech.wav", "--modelout", names[1])
+    return names
 
 
 @pytest.fixture(scope="session")
@@ -141,14 +163,6 @@ def shared():
 
 
 # ---------------------------------------------------------------- trainers in this process
-
-
-def call(script, *arguments):
-    """What a script prints that runs in this process."""
-    args = script.parse_args([str(argument) for argument in arguments])
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        script.main(args, script.load(args))
-    return out.getvalue()
 
 
 def first_frames(pair, n, folder):
@@ -167,7 +181,7 @@ def trained(sample, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("trained")
     network, plots = folder / "ampnn.keras", folder / "plots"
-    options = ("--Wo", "--epochs", 2, "--plot_dir", plots, "--nnout", network, "--test", *sample)
+    options = ("--Wo", "--epochs", 6, "--plot_dir", plots, "--nnout", network, "--test", *sample)
     tf.config.run_functions_eagerly(True)  # what `eager` and `one_correction` do for a test
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eband_train, "CORRECTIONS", 1)
@@ -195,7 +209,7 @@ def write_quantiser(filename, dec=2, K=14, stages=2, M=16, **changed):
     import keras
     from scipy.cluster.vq import kmeans2, vq
 
-    from common import networks, spectra
+    from common import networks
 
     x, dim, layers = speech_like(640 * dec, K, seed=1), 8 * dec, keras.layers
     blocks = (x.reshape(-1, dec * K) - 35) / 15

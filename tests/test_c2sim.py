@@ -4,7 +4,6 @@ for any input.
 
 import itertools
 import os
-import re
 import wave
 from pathlib import Path
 
@@ -18,14 +17,7 @@ import vq_vae_ratek
 from codec2_model import RECORD
 from common import spectra
 from common.plumbing import FormatError
-from conftest import (
-    SAMPLE,
-    assert_refused,
-    call,
-    sample_speech,
-    snr_dB,
-    sound_file,
-)
+from conftest import call, sample_speech, shorten, snr_dB, sound_file
 
 MODEL_FEATURES_SPEECH = "--bands bands.f32 --modelout x.model -o y.raw"
 ALL_BUT_RATE_K_IN = (
@@ -236,26 +228,25 @@ def test_vectors_from_a_file_sound_as_with_c2sim(real, held_out):
 # ---------------------------------------------------------------- what must hold for any input
 
 
-@pytest.mark.parametrize("block", [7, 100_000])
-def test_result_does_not_depend_on_the_block(monkeypatch, block):
+def test_result_does_not_depend_on_the_block(monkeypatch):
     """Same bytes, but for the bands: a product of float32 matrices, whose sums BLAS may group by
     size.
     """
-    source = speech_file(sample_speech(6)[:-33])
+    source = speech_file(sample_speech(4)[:-33])
     results = []
-    for size in (512, block):
+    for size in (512, 7):
         monkeypatch.setattr(c2sim, "BLOCK", size)
         monkeypatch.setattr(codec2_model, "BLOCK", size)
         simulate(source, ALL_BUT_RATE_K_IN, "--bands_lower 10")
         simulate(source, "--bands_lower 10 --rateK --rateKin K.f32 -o in.raw")
         simulate("--modelin x.model --phase0 --postfilter -o model.raw")
         results.append((bands(), outputs()))
-    (bands_512, files_512), (bands_block, files_block) = results
-    np.testing.assert_allclose(bands_block, bands_512, rtol=0, atol=1e-4)
-    assert len(model()) < 600
+    (bands_512, files_512), (bands_7, files_7) = results
+    np.testing.assert_allclose(bands_7, bands_512, rtol=0, atol=1e-4)
+    assert len(model()) < 400
     assert files_512.keys() == {"bands.f32", "K.f32", "x.model", "y.raw", "in.raw", "model.raw"}
     for name in files_512.keys() - {"bands.f32"}:
-        assert files_512[name] == files_block[name], name
+        assert files_512[name] == files_7[name], name
 
 
 def test_frames_fill_up_with_zeros():
@@ -273,7 +264,7 @@ def test_model_file_goes_through_unchanged():
     """Flags other than 0 and 1 and what is above L included; a speech file beside it plays no
     part.
     """
-    simulate(SAMPLE, "--modelout x.model")
+    simulate(speech_file(sample_speech(2)), "--modelout x.model")
     frames = model()
     frames["voiced"] *= 7
     frames["A"][:, 0] = frames["A"][:, 100:] = np.nan
@@ -294,7 +285,7 @@ def test_receiver_gives_what_the_sender_hears(options):
     """Pitch, voicing and vectors are enough, and phases without --phase0; amplitudes of the model
     file are not used.
     """
-    source = speech_file(sample_speech(6))
+    source = speech_file(sample_speech(3))
     simulate(source, "--rateK --rateKout K.f32")
     vectors = rate_K() + np.random.default_rng(1).normal(0, 3, rate_K().shape)
     vectors.astype("<f4").tofile("quantised.f32")
@@ -312,8 +303,9 @@ def test_receiver_gives_what_the_sender_hears(options):
 
 
 def test_rate_K_of_a_model_file_are_those_of_the_speech():
-    simulate(SAMPLE, "--rateK --rateKout K.f32")
-    simulate(SAMPLE, "--modelout x.model")
+    source = speech_file(sample_speech(2))
+    simulate(source, "--rateK --rateKout K.f32")
+    simulate(source, "--modelout x.model")
     simulate("--modelin x.model --rateK --rateKout model.f32")
     assert Path("model.f32").read_bytes() == Path("K.f32").read_bytes()
 
@@ -371,13 +363,17 @@ def outputs_of(*options):
     return {name: Path(name).read_bytes() for name in names}
 
 
-def test_frames_are_left_out_of_all_outputs():
-    """What is heard and resampled is what the model file holds then."""
+def test_frames_are_left_out_of_all_outputs(capsys):
+    """And counted.  What is heard and resampled is what the model file holds then."""
     source = speech_file(np.r_[np.zeros(8000), sample_speech(3), np.zeros(800)])
     simulate(source, "--bands_lower 10 --bands bands.f32 --modelout x.model -o y.raw")
-    simulate(source, "--bands_lower 10 --rateK --rateKout K.f32")
     n = len(bands())
     assert 200 < n < 300
+    level, *_, counted = capsys.readouterr().out.splitlines()
+    assert level.startswith("x.raw: 4.10 s, active level ")
+    reason = "mean band energy not above 10 dB"
+    assert counted == f"frames: {n} written, {410 - n} left out ({reason})"
+    simulate(source, "--bands_lower 10 --rateK --rateKout K.f32")
     assert len(model()) == len(rate_K()) == len(speech()) // 80 == n
     simulate("--modelin x.model -o again.raw")
     simulate("--modelin x.model --rateK --rateKout again.f32")
@@ -395,26 +391,6 @@ def test_silent_frames_stay():
     assert bands()[:99].min() > -40
     assert (rate_K()[105:115] == -150).all()
     assert (codec2_model.read_rate_K("bands.f32", 14) == bands()).all()
-
-
-def test_active_level(capsys):
-    """Noise of 60 dB rms for a second, the same 40 dB weaker for three, silence for one."""
-    noise = np.random.default_rng(1).normal(0, 1000, 8000)
-    speech_file(np.rint(np.r_[noise, noise / 100, noise / 100, noise / 100, np.zeros(8000)]))
-    simulate("x.raw --bands bands.f32")
-    out, err = capsys.readouterr()
-    name, seconds, level, share = out.splitlines()[0].replace(",", "").split()[:1] + [
-        float(word) for word in re.findall(r"[\d.]+ (?=s,|dB|%)", out)
-    ]
-    assert (name, seconds) == ("x.raw:", 5)
-    assert level == pytest.approx(60, abs=0.3)
-    assert share == pytest.approx(20, abs=1)
-    assert err == ""
-    speech_file(np.rint(noise / 10))
-    simulate("x.raw --bands bands.f32")
-    assert capsys.readouterr().err == (
-        "x.raw: warning: quiet speech: amplify it by 24 dB, or fewer frames count\n"
-    )
 
 
 def test_a_model_file_of_resampled_amplitudes_is_told(capsys):
@@ -450,6 +426,7 @@ def test_a_third_kind_of_vectors(monkeypatch, eager):
     assert errors[0] < errors[1] < 40  # more values say more
 
     options = "--eband_K 24 --num_embedding 64 --epochs 60 --noplots"
+    shorten(monkeypatch, vq_vae_ratek)
     call(vq_vae_ratek, "mel.f32", *options.split())
     sent = "--indexout mel.npy --testout q.f32 --noplots"
     call(vq_out, "vq_vae_ratek.keras", "mel.f32", *sent.split())
@@ -468,42 +445,18 @@ def test_a_third_kind_of_vectors(monkeypatch, eager):
 def test_band_matrix_by_hand():
     matrix = c2sim.BANDS.astype(np.float64)
     assert matrix.shape == (257, 14)
-    np.testing.assert_allclose(
-        matrix[6, :3], [2 * 6 / 12, 6 / 12, 0]
-    )  # the outer bands are doubled
+    # the outer bands are doubled
+    np.testing.assert_allclose(matrix[6, :3], [2 * 6 / 12, 6 / 12, 0])
     np.testing.assert_allclose(matrix[35, 1:5], [0, 2 / 12, 10 / 12, 0])
-    starts = [
-        0,
-        12,
-        25,
-        38,
-        51,
-        64,
-        76,
-        89,
-        102,
-        128,
-        153,
-        179,
-        204,
-    ]  # bins of 15.6 Hz where a band is at its peak
+    # bins of 15.6 Hz where a band is at its peak
+    starts = np.array([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204])
     np.testing.assert_array_equal(matrix[starts, range(13)], [2] + [1] * 12)
     # a triangle that rises in a and falls in b bins sums to (a − 1)/2 + (b + 1)/2
     np.testing.assert_allclose(
         matrix.sum(axis=0), [13, *[12] * 7, 18.5, 25, 25, 25, 38, 50], rtol=1e-6
     )
-    assert np.flatnonzero(~matrix.any(axis=1)).tolist() == [
-        24,
-        37,
-        50,
-        63,
-        88,
-        101,
-        127,
-        178,
-        255,
-        256,
-    ]
+    empty = [24, 37, 50, 63, 88, 101, 127, 178, 255, 256]
+    np.testing.assert_array_equal(np.flatnonzero(~matrix.any(axis=1)), empty)
 
 
 def test_band_energy_by_hand():
@@ -533,6 +486,7 @@ def test_rate_K_by_hand():
 # ---------------------------------------------------------------- silence, clicks, overload
 
 
+TIME = np.arange(8000) / 8000
 SIGNALS = {
     "silence": np.zeros(8000),
     "one sample": [12345],
@@ -541,6 +495,8 @@ SIGNALS = {
     "constant": np.full(4000, -32768),
     "highest frequency": np.where(np.arange(4000) % 2, 32767, -32768),
     "least noise": random_numbers(8000) % 3 - 1,
+    "400 Hz": np.rint(32767 * np.sin(2 * np.pi * 400 * TIME)),
+    "a sweep": np.rint(32767 * np.sin(2 * np.pi * (50 * TIME + 1900 * TIME**2))),
 }
 
 
@@ -554,8 +510,7 @@ def test_any_signal_gives_numbers(signal):
         source, "--rateK --rateKout K.f32 --phase0 --postfilter --modelout rate_K.model -o K.raw"
     )
     simulate(source, "--rateK --rateKin K.f32 --phase0 --postfilter --modelout in.model -o in.raw")
-    assert rate_K().shape == (nb_frames, 20)
-    assert np.isfinite(rate_K()).all()
+    assert codec2_model.read_rate_K("K.f32", 20).shape == (nb_frames, 20)
     assert len(speech()) == len(speech("K.raw")) == len(speech("in.raw")) == 80 * nb_frames
     for name in ("x.model", "rate_K.model", "in.model"):
         frames = model(name)
@@ -564,52 +519,6 @@ def test_any_signal_gives_numbers(signal):
         assert np.isfinite(frames["phi"]).all()
         assert np.isin(frames["voiced"], (0, 1)).all()
         assert ((frames["L"] >= 9) & (frames["L"] <= 79)).all()
-
-
-def test_vectors_of_any_signal_can_be_read():
-    """A 400 Hz tone at full scale gives 128 dB, as the parabola overshoots; a sweep gives more."""
-    t = np.arange(8000) / 8000
-    sweep = 2 * np.pi * (50 * t + 1900 * t**2)
-    highest = []
-    for phase in (2 * np.pi * 400 * t, sweep, 2 * np.pi * 3900 * t):
-        simulate(speech_file(np.rint(32767 * np.sin(phase))), "--rateK --rateKout K.f32")
-        np.testing.assert_array_equal(codec2_model.read_rate_K("K.f32", 20), rate_K())
-        highest.append(rate_K().max())
-    assert highest[0] == pytest.approx(128, abs=1)
-    assert highest[1] > 120
-
-
-def test_silence_stays_silent():
-    simulate(speech_file(np.zeros(8000)), "--modelout x.model -o y.raw")
-    assert not model()["A"][3:].any()  # the buffer starts with ones
-    assert not speech()[400:].any()
-
-
-@pytest.mark.filterwarnings("error")
-def test_model_of_few_harmonics_is_synthesised():
-    """L = 0, 1, 2, 160, Wo = 0 and pi, silence: what a model file may hold."""
-    frames = np.zeros(7, RECORD)
-    frames["Wo"] = [0, 0.1, np.pi / 2, 1, np.pi / 161, np.pi, 0]
-    frames["L"] = [0, 0, 1, 2, 160, 1, 10]
-    frames["A"] = np.where(spectra.harmonic_mask(frames["L"]), 100, np.nan)  # left over
-    frames["voiced"] = [1, 0, 1, 0, 1, 1, 0]
-    frames.tofile("few.model")
-    for options in (
-        "-o y.raw",
-        "--phase0 -o y.raw",
-        "--phase0 --postfilter -o y.raw --modelout x.model",
-    ):
-        simulate("--modelin few.model", options)
-        assert len(speech()) == 7 * 80
-        assert speech().any()
-    harmonic = spectra.harmonic_mask(frames["L"])
-    assert np.isfinite(model()["phi"]).all()
-    simulate("--modelin few.model --rateK --rateKout K.f32")
-    np.testing.assert_allclose(rate_K()[[1, 2, 5]], [[-150] * 20, [40] * 20, [40] * 20], atol=1e-5)
-    frames["A"][~harmonic] = 0
-    frames.tofile("clean.model")
-    simulate("--modelin clean.model --phase0 --postfilter -o clean.raw")
-    assert Path("clean.raw").read_bytes() == Path("y.raw").read_bytes()
 
 
 # ---------------------------------------------------------------- speech files
@@ -644,25 +553,7 @@ def test_stdin_and_stdout(run):
         assert result.stderr.splitlines()[-1] == b"frames: 100 written, 0 left out"
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_no_descriptor_is_left_open():
-    sound_file("x.mp3", sample_speech(1), 8000, "MPEG_LAYER_III")
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        simulate("x.mp3 -o y.wav")
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
 # ---------------------------------------------------------------- what is refused
-
-
-def test_bad_speech_is_refused():
-    """tests/test_sound.py has more of it; here, no output is changed."""
-    Path("x.wav").write_bytes(b"no speech" * 9)
-    Path("y.raw").write_text("a good file")
-    with pytest.raises(FormatError, match=r"^x\.wav: not speech"):
-        simulate("x.wav", ALL_BUT_RATE_K_IN)
-    assert outputs() == {"x.wav": b"no speech" * 9, "y.raw": b"a good file"}
 
 
 def test_bands_of_silence_are_refused():
@@ -674,23 +565,10 @@ def test_bands_of_silence_are_refused():
     assert outputs() == {"x.model": b"a good file"}
 
 
-def test_frames_left_out_are_counted(capsys):
-    source = speech_file(np.r_[np.zeros(8000), sample_speech(10)])
-    simulate(source, "--bands bands.f32 --bands_lower 10 --modelout x.model")
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert len(model()) == len(bands())
-    left_out = 1100 - len(bands())
-    assert left_out > 90
-    reason = "mean band energy not above 10 dB"
-    assert line == f"frames: {len(bands())} written, {left_out} left out ({reason})"
-
-
-def test_rate_K_file_must_fit_the_speech(run):
+def test_rate_K_file_must_fit_the_speech():
     source = speech_file(sample_speech(1))
-    np.full((99, 20), 30, "<f4").tofile("K.f32")
-    result = run("c2sim.py", source, "--rateK", "--rateKin", "K.f32", "-o", "y.raw")
-    assert_refused(result, "K.f32: 99 vectors, expected 100")
     bad = {
+        "99 vectors, expected 100": np.full(1980, 30),
         "101 vectors": np.full(2020, 30),
         "20 floats": np.full(1950, 30),
         "log10": np.full(2000, 3),
@@ -700,68 +578,4 @@ def test_rate_K_file_must_fit_the_speech(run):
         values.astype("<f4").tofile("K.f32")
         with pytest.raises(FormatError, match=rf"^K\.f32: .*{what}"):
             simulate(source, "--rateK --rateKin K.f32 -o y.raw")
-    np.full((99, 20), 30, "<f4").tofile("K.f32")
-    np.zeros(98, RECORD).tofile("x.model")
-    with pytest.raises(
-        FormatError, match=r"^K\.f32: 99 vectors, expected 98, the frames of x\.model"
-    ):
-        simulate("--modelin x.model --rateK --rateKin K.f32 -o y.raw")
-    assert outputs().keys() == {"K.f32", "x.model"}
-
-
-SAME_FILES = {
-    "x.raw --bands out --modelout out": "out",
-    "x.raw --bands out.raw -o ./out.raw": "./out.raw",
-    "x.raw -o x.raw": "x.raw",
-    "link.raw -o x.raw": "x.raw",
-    "x.raw --rateK --rateKin K.f32 --rateKout K.f32 -o out.raw": "K.f32",
-    "--modelin x.model --modelout x.model": "x.model",
-}
-
-
-@pytest.mark.parametrize("options", SAME_FILES)
-def test_outputs_that_are_one_file_or_an_input_are_refused(options):
-    speech_file(sample_speech(1))
-    Path("link.raw").symlink_to("x.raw")
-    np.full((100, 20), 30, "<f4").tofile("K.f32")
-    np.zeros(100, RECORD).tofile("x.model")
-    before = {path.name: path.read_bytes() for path in Path().iterdir()}
-    with pytest.raises(FormatError, match=f"^{SAME_FILES[options]}: an output that is"):
-        simulate(options)
-    assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
-
-
-USAGE = {
-    "": "nothing to work on",
-    "x.raw": "nothing to write",
-    "x.raw --rateKin K.f32 -o y.raw": "--rateKin needs --rateK",
-    "x.raw --rateKout K.f32": "--rateKout needs --rateK",
-    "x.raw --K 20 -o y.raw": "--K needs --rateK",
-    "x.raw --K 14 --rateK -o y.raw": "invalid choice",
-    "--modelin x.model --bands bands.f32": "--modelin replaces the analysis",
-    "--modelin x.model --bands_lower 10 -o y.raw": "--modelin replaces the analysis",
-    "--modelin x.model --rateKin K.f32 -o y.raw": "--rateKin needs --rateK",
-    "x.raw --rateK --bands bands.f32": "--rateK has no effect without",
-    "x.raw --rateK --rateKin K.f32 --rateKout K2.f32": "--rateKin has no effect without",
-    "x.raw --phase0 --bands bands.f32": "--phase0 and --postfilter have no effect without",
-    "x.raw --bands bands.f32 --bands_lower ten": "--bands_lower",
-    "x.raw --bands bands.f32 --bands_lower nan": "--bands_lower",
-    "x.raw -o y.flac": "-o y.flac: speech is written as .wav",
-    "x.raw -o y.raw --nonsense": "--nonsense",
-}
-
-
-@pytest.mark.parametrize("options", USAGE)
-def test_wrong_usage(capsys, options):
-    with pytest.raises(SystemExit) as stop:
-        simulate(options)
-    assert stop.value.code == 2
-    assert USAGE[options] in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_an_output_needs_a_name():
-    speech_file(sample_speech(1))
-    args = c2sim.parse_args(["x.raw", "--bands", "bands.f32", "-o", ""])
-    with pytest.raises(FormatError, match="without a name"):
-        c2sim.main(args)
-    assert not outputs()
+    assert outputs().keys() == {"K.f32"}

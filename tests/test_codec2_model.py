@@ -3,7 +3,6 @@ the docstrings.
 """
 
 import io
-import os
 import tracemalloc
 
 import numpy as np
@@ -13,7 +12,7 @@ import codec2_model
 from codec2_model import RECORD
 from common import spectra
 from common.plumbing import FormatError
-from conftest import ROOT, assert_refused, records
+from conftest import SAMPLE, call, records
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -59,51 +58,13 @@ def test_write_gives_back_the_bytes_that_were_read(tmp_path, monkeypatch):
     assert copy.read_bytes() == source.read_bytes()
 
 
-def test_write_takes_plain_arrays_and_bool(tmp_path):
-    frames = records(3, voiced=1)
-    codec2_model.write(
-        [np.pi / 40] * 3,
-        [39] * 3,
-        frames["A"],
-        frames["phi"],
-        np.full(3, True),
-        tmp_path / "x.model",
-    )
-    assert (tmp_path / "x.model").read_bytes() == frames.tobytes()
-
-
-def test_write_refuses_fields_of_different_length(tmp_path):
-    fields = [records(3)[name] for name in RECORD.names]
-    for number in range(5):
-        with pytest.raises(ValueError, match="mismatch"):
-            codec2_model.write(
-                *fields[:number], fields[number][:2], *fields[number + 1 :], tmp_path / "x.model"
-            )
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("A", np.nan), ("A", 1e20), ("phi", np.inf), ("Wo", np.nan)]
-)
-def test_write_refuses_what_read_would_refuse(tmp_path, name, value):
+def test_write_refuses_what_read_would_refuse(tmp_path):
     (tmp_path / "x.model").write_text("a good file")
-    frames = (
-        changed(1, name, value, m=slice(3, 4)) if name in ("A", "phi") else changed(1, name, value)
-    )
-    with pytest.raises(FormatError, match=rf"x\.model: frame 1: {name}"):
-        codec2_model.write(*(frames[name] for name in RECORD.names), tmp_path / "x.model")
+    for name, value, m in (("A", np.nan, 3), ("A", 1e20, 3), ("phi", np.inf, 3), ("Wo", 4, ...)):
+        frames = changed(1, name, value, m=m)
+        with pytest.raises(FormatError, match=rf"x\.model: frame 1: {name}"):
+            codec2_model.write(*(frames[name] for name in RECORD.names), tmp_path / "x.model")
     assert (tmp_path / "x.model").read_text() == "a good file"
-
-
-@pytest.fixture
-def long_file(tmp_path):
-    """A sparse file of 13 MB, silent but for frame 7654."""
-    filename, frame = tmp_path / "long.model", records(1, A=7.0)
-    with open(filename, "wb") as file:
-        file.truncate(10_000 * RECORD.itemsize)
-        file.seek(7654 * RECORD.itemsize)
-        file.write(frame.tobytes())
-    return filename, frame
 
 
 def memory(function, *arguments):
@@ -115,23 +76,24 @@ def memory(function, *arguments):
     return result, peak
 
 
-def test_memory_of_readers(long_file, monkeypatch):
-    """The file once for read(), a block of 0.3 MB for read_blocks(), the frame alone for
-    read_records().
+def test_memory_of_readers(tmp_path, monkeypatch):
+    """13 MB, silent but for frame 7654: the file once for read(), a block of 0.3 MB for
+    read_blocks(), the frame alone for read_records().
     """
     monkeypatch.setattr(codec2_model, "BLOCK", 256)
-    filename, frame = long_file
+    filename = tmp_path / "long.model"
+    frames = np.zeros(10_000, RECORD)
+    frames[7654] = records(1, A=7.0)[0]
+    frames.tofile(filename)
     fields, peak = memory(codec2_model.read, filename)
     assert peak < 15e6
     for name, values in zip(RECORD.names, fields, strict=True):
-        assert len(values) == 10_000
-        np.testing.assert_array_equal(values[7654], frame[name][0])
+        np.testing.assert_array_equal(values, frames[name])
     _, peak = memory(lambda: [part for part, _ in codec2_model.read_blocks(filename)])
     assert peak < 2e6
-    frames, peak = memory(codec2_model.read_records, filename, 7653, 3)
+    three, peak = memory(codec2_model.read_records, filename, 7653, 3)
     assert peak < 1e5
-    assert frames["L"].tolist() == [0, 39, 0]
-    assert frames[1] == frame[0]
+    np.testing.assert_array_equal(three, frames[7653:7656])
 
 
 @pytest.mark.parametrize(("most", "count"), [(None, 5), (2, 2), (5, 5), (9, 5)])
@@ -157,18 +119,14 @@ BAD_MODELS = {
     "empty": (b"", "empty, expected 1300 byte model records"),
     "truncated": (records(2).tobytes()[:-1], "2599 bytes"),
     "text": ((b"Some text, as long as three model records are.\n" * 83)[:3900], "not a model file"),
-    "wav": ((ROOT / "tests/data/sample_8k.wav").read_bytes()[: 1300 * 20], "not a model file"),
-    "L -1": (changed(1, "L", -1), "frame 1: L = -1"),
+    "wav": (SAMPLE.read_bytes()[: 1300 * 20], "not a model file"),
     "L 161": (changed(2, "L", 161), "frame 2: L = 161"),
-    "Wo -0.1": (changed(0, "Wo", -0.1), "frame 0: Wo = -0.1"),
     "Wo NaN": (changed(1, "Wo", np.nan), "frame 1: Wo = nan"),
     "Wo 3.2": (changed(2, "Wo", 3.2), "frame 2: Wo = 3.2"),
     "A NaN": (changed(1, "A", np.nan, m=1), "frame 1: A[1] = nan"),
-    "A inf": (changed(1, "A", np.inf, m=39), "frame 1: A[39] = inf"),
     "A negative": (changed(2, "A", -1, m=20), "frame 2: A[20] = -1"),
     "A loud": (changed(0, "A", 1.1e6, m=1), "frame 0: A[1] = 1.1e+06, expected 0 to 1e+06"),
     "phi NaN": (changed(1, "phi", np.nan, m=39), "frame 1: phi[39] = nan, expected a finite phase"),
-    "png": (PNG + np.random.default_rng(3).bytes(2592), "not a model file"),
     "zip": (b"PK\x03\x04" + np.random.default_rng(3).bytes(2596), "not a model file"),
 }
 
@@ -183,29 +141,6 @@ def test_bad_model_is_refused(tmp_path, monkeypatch, kind):
         codec2_model.read(filename)
     assert str(error.value).startswith(f"{filename}: ")
     assert what in str(error.value)
-
-
-READERS = {
-    "read": codec2_model.read,
-    "read_blocks": lambda filename: list(codec2_model.read_blocks(filename)),
-    "read_floats": lambda filename: codec2_model.read_floats(filename, 1),
-    "read_rate_K": lambda filename: codec2_model.read_rate_K(filename, 1),
-    "read_newamp1": lambda filename: codec2_model.read_newamp1(filename, 1),
-    "read_indices": lambda filename: codec2_model.read_indices(filename, 16, 2, 1),
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_no_reader_waits_for_what_is_no_file(tmp_path, reader):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("pipe")
-    for filename in (tmp_path, tmp_path / "pipe", tmp_path / "link", "/dev/zero"):
-        with pytest.raises(FormatError, match=f"^{filename}: "):
-            READERS[reader](filename)
-    (tmp_path / "loop").symlink_to("loop")
-    for filename in (tmp_path / "none", tmp_path / "none" / "x", tmp_path / "loop"):
-        with pytest.raises(OSError):  # noqa: PT011
-            READERS[reader](filename)
 
 
 # ---------------------------------------------------------------- rate K vectors
@@ -245,7 +180,7 @@ def test_codebooks_have_no_huge_values(tmp_path):
 
 
 @pytest.mark.parametrize("gain", [1, 10])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -1e30, 161, -201])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e30, 161, -201])
 def test_vectors_that_cannot_be_speech_are_refused(tmp_path, gain, value):
     vectors = np.full((20, 14), 4 * gain, "<f4")
     vectors.tofile(tmp_path / "x.f32")
@@ -292,7 +227,7 @@ def test_newamp1_files_of_both_kinds(tmp_path):
             codec2_model.read_newamp1(tmp_path / name, n)
 
 
-@pytest.mark.parametrize(("number", "value"), [(0, 200), (20, -300), (30, np.nan), (0, 3e38)])
+@pytest.mark.parametrize(("number", "value"), [(0, 200), (20, -300), (30, np.nan)])
 def test_newamp1_values_that_cannot_be_speech(tmp_path, number, value):
     records = np.tile(MLFEAT_RECORD, (2, 1))
     records[1, number] = value
@@ -367,18 +302,12 @@ GOOD_INDICES = np.zeros((4, 2), np.int32)
 NETWORK = np.uint32(7)  # its fingerprint
 BAD_INDICES = {
     "old": npy(GOOD_INDICES, 4),
-    "no number": npy(GOOD_INDICES),
-    "number of other shape": npy(GOOD_INDICES, np.ones(2, int), NETWORK),
-    "number NaN": npy(GOOD_INDICES, np.float32(np.nan), NETWORK),
     "negative": npy(GOOD_INDICES - 2, 4, NETWORK),
     "float": npy(GOOD_INDICES.astype(np.float32), 4, NETWORK),
     "flat": npy(GOOD_INDICES[0], 4, NETWORK),
-    "none": npy(GOOD_INDICES[:0], 0, NETWORK),
     "pickle": npy(np.array([[{}, 1]] * 4, object), 4, NETWORK, allow_pickle=True),
     "cut": npy(GOOD_INDICES, 4, NETWORK)[:-8],
-    "huge": npy(GOOD_INDICES, 4, NETWORK).replace(b"(4, 2)", b"(4, 9999999999999)"),
     "text": b"no array" * 50,
-    "zip": b"PK\x03\x04" + bytes(400),
 }
 
 
@@ -404,42 +333,28 @@ def two_seconds(tmp_path):
     (tmp_path / "x.model").write_bytes(frames.tobytes())
 
 
-def test_prints_what_is_in_a_file(run, two_seconds):
-    result = run("codec2_model.py", "x.model", "--noplots")
-    assert result.returncode == 0
-    assert result.stderr == ""
-    assert result.stdout.splitlines() == [
+def test_prints_and_plots_what_is_in_a_file(two_seconds, tmp_path):
+    printed = call(codec2_model, tmp_path / "x.model", "--plot_dir", tmp_path, "--frame", 199)
+    assert printed.splitlines() == [
         "frames: 200",
         "length: 2.00 s",
         "F0: 100.0 to 200.0 Hz",
         "harmonics: 19 to 39",
         "voiced: 25.0 %",
         "level: 37.0 dB re 1 LSB rms",  # 10 log10(100²/2)
+        f"plot: {tmp_path / 'codec2_model.png'}",
     ]
+    assert (tmp_path / "codec2_model.png").read_bytes().startswith(PNG)
 
 
-def test_files_of_other_frames_and_rates(two_seconds, monkeypatch, tmp_path, capsys):
+def test_files_of_other_frames_and_rates(two_seconds, tmp_path):
     """Records of 40 ms; F0 is twice as high at 16 kHz, and a hint tells what is too low."""
-    monkeypatch.chdir(tmp_path)
 
     def look(*options):
-        codec2_model.main(codec2_model.parse_args(["x.model", "--noplots", *options]))
-        return capsys.readouterr().out
+        return call(codec2_model, tmp_path / "x.model", "--noplots", *options)
 
     assert "length: 8.00 s\n" in look("--frame_ms", "40")
     assert "F0: 200.0 to 400.0 Hz\n" in look("--Fs", "16000")
     assert "F0: 100.0 to 100.0 Hz\n" in look("--nb_samples", "50")
     assert "hint" not in look()
     assert "hint: c2sim finds no F0 below 50 Hz: speech of 16 kHz" in look("--Fs", "3900")
-
-
-def test_plots_go_to_a_folder(run, tmp_path, two_seconds):
-    assert run("codec2_model.py", "x.model", "--plot_dir", "plots", "--frame", 199).returncode == 0
-    assert (tmp_path / "plots/codec2_model.png").read_bytes().startswith(PNG)
-
-
-def test_help_and_wrong_usage(run):
-    result = run("codec2_model.py", "--help")
-    assert result.returncode == 0
-    assert result.stdout.startswith("usage: codec2_model.py")
-    assert_refused(run("codec2_model.py"), "FILE.model", status=2)

@@ -44,6 +44,23 @@ def test_copies_are_the_same_text(name, scripts):
         assert text == original
 
 
+def test_scripts_begin_and_end_alike():
+    """Bad options and files are reported before Keras loads; nothing runs when one is imported."""
+    start = """if __name__ == "__main__":  # report bad options and files before Keras loads
+    plumbing.start()
+    ARGS = parse_args()
+    DATA = load(ARGS)
+"""
+    for path in ROOT.glob("*.py"):
+        text = path.read_text()
+        if "def load(args)" in text:
+            assert text.count(start) == 1, path.name
+            assert text.endswith('if __name__ == "__main__":\n    main(ARGS, DATA)\n'), path.name
+        else:
+            end = 'if __name__ == "__main__":\n    plumbing.start()\n    main(parse_args())\n'
+            assert text.endswith(end), path.name
+
+
 def imports(path):
     """Names of the modules that a file imports: "codec2_model", "common.search" …"""
     names = set()

@@ -1,6 +1,7 @@
 """eband_out.py: the model file, its figures against that file and the trainers, bad networks."""
 
 import importlib.util
+import inspect
 
 import keras
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 
 import codec2_model
 import eband_out
+import eband_train
 import ebanddec_train
 from common import networks, spectra
 from common.plumbing import FormatError
-from conftest import ROOT, assert_refused, call, figures, first_frames
+from conftest import ROOT, call, figures, first_frames
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -67,7 +69,7 @@ def test_model_file_and_figures(trained, sample, tmp_path):
 def test_pairs_of_vectors(sample, tmp_path, dec):
     """All frames are there with the mean of the model file, and the figures are the trainer's."""
     network, model = tmp_path / "n.keras", tmp_path / "out.model"
-    options = ("--dec", dec, "--epochs", 1, "--nb_samples", 500, "--noplots", "--test", *sample)
+    options = ("--dec", dec, "--epochs", 1, "--nb_samples", 400, "--noplots", "--test", *sample)
     expected = figures(call(ebanddec_train, *sample, *options, "--nnout", network))
     values = figures(call(eband_out, network, *sample, "--modelout", model, "--noplots"))
     for name in ("network SD", "interpolation SD"):  # of a few more frames
@@ -87,23 +89,47 @@ def test_decimated_vectors_cost_something(trained, sample):
     assert figures(out)["last"] > trained[1]["test network SD"]
 
 
-def test_network_of_a_copy_with_one_more_layer(sample, tmp_path):
-    """A trainer of one's own, under another name: it trains, saves and runs here."""
+ONE_MORE_LAYER = '        x = layers.Dense(64, activation="tanh")(x)\n'
+LAST_LAYER = '        correction = layers.Dense(WIDTH, kernel_initializer="zeros")(x)\n'
+
+
+def absolute_loss(target, estimate):
+    """Mean absolute error in dB over all bins that have a target."""
+    has_target = keras.ops.logical_not(keras.ops.isnan(target))
+    error = keras.ops.where(has_target, target - estimate, 0.0)
+    count = keras.ops.sum(keras.ops.cast(has_target, error.dtype))
+    return keras.ops.sum(keras.ops.abs(error)) / keras.ops.maximum(count, 1.0)
+
+
+def test_a_copy_with_another_loss_and_one_more_layer(sample, tmp_path):
+    """A trainer of one's own, under another name, in which the text of sparse_loss() is another:
+    it trains with that, saves, and runs here.
+    """
     text = (ROOT / "eband_train.py").read_text()
-    last = '        correction = layers.Dense(WIDTH, kernel_initializer="zeros")(x)\n'
-    more = '        x = layers.Dense(64, activation="tanh")(x)\n'
-    assert text.count(last) == 1
-    (tmp_path / "my_train.py").write_text(text.replace(last, more + last))
+    ours = inspect.getsource(absolute_loss).replace("absolute_loss", "sparse_loss")
+    changes = {
+        inspect.getsource(eband_train.sparse_loss): ours.replace("keras.ops", "ops"),
+        LAST_LAYER: ONE_MORE_LAYER + LAST_LAYER,
+        "CORRECTIONS = 4": "CORRECTIONS = 1",
+    }
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "my_train.py").write_text(text)
     spec = importlib.util.spec_from_file_location("my_train", tmp_path / "my_train.py")
     my_train = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(my_train)
     pair, network = first_frames(sample, 300, tmp_path), tmp_path / "my.keras"
-    options = ("--epochs", 1, "--noplots", "--test", *pair, "--nnout", network)
-    expected = figures(call(my_train, *pair, *options))
+    options = ("--epochs", 2, "--noplots", "--test", *pair, "--nnout", network)
+    printed = call(my_train, *pair, *options)
+    last = next(line for line in printed.splitlines() if line.startswith("epoch 2/2: train"))
+    loss, expected = float(last.split()[3].rstrip(",")), figures(printed)
+    assert 1 < loss < np.sqrt(expected["train interpolation SD"])  # dB, not dB²
+    assert expected["held-out network SD"] < expected["held-out interpolation SD"]
     out = call(eband_out, network, *pair, "--noplots", "--modelout", tmp_path / "out.model")
     for name in ("network SD", "interpolation SD"):
-        found, wanted = figures(out)[f"file {name}"], expected[f"test {name}"]
-        assert found == pytest.approx(wanted, abs=0.01)
+        wanted = expected[f"test {name}"]
+        assert figures(out)[f"file {name}"] == pytest.approx(wanted, abs=0.01)
     assert 64 in [getattr(layer, "units", 0) for layer in networks.load(network).layers]
 
 
@@ -126,15 +152,8 @@ def test_vectors_unlike_those_of_the_training_get_a_warning(trained, sample, tmp
 
 # ---------------------------------------------------------------- bad networks
 
-OPTIONS = {
-    "input": "bands",
-    "width": 128,
-    "eband_K": 14,
-    "eband_start": 0,
-    "dec": 1,
-    "gain": 10,
-    "Fs": 8000,
-}
+OPTIONS = {"input": "bands", "width": 128, "eband_K": 14, "eband_start": 0, "dec": 1}
+OPTIONS |= {"gain": 10, "Fs": 8000}
 
 
 def save_dense(filename, options=OPTIONS, K=14, width=128, name="interpolation", bias=0, **arrays):
@@ -149,16 +168,12 @@ def save_dense(filename, options=OPTIONS, K=14, width=128, name="interpolation",
     [
         ({"K": 10}, "14"),
         ({"width": 100}, "128"),
-        ({"bias": 9e3}, "not finite, or above"),
         ({"bias": 500}, "above 120 dB"),
         ({"options": OPTIONS | {"input": "bands and Wo"}}, "cannot be run"),
         ({"options": OPTIONS | {"input": "band pairs", "dec": 2}}, "a network"),
         ({"options": OPTIONS | {"input": "anything"}}, "bands or bands and Wo or"),
         ({"options": OPTIONS | {"eband_start": 20}}, "eband_start 20"),
-        ({"options": OPTIONS | {"width": 10**6}}, "width 1000000"),
-        ({"options": OPTIONS | {"dec": 0}}, "dec 0"),
         ({"options": OPTIONS | {"gain": float("nan")}}, "gain nan"),
-        ({"options": OPTIONS | {"gain": -10}}, "gain -10"),
         ({"options": OPTIONS | {"Fs": "8000"}}, "Fs 8000"),
         ({"options": {name: OPTIONS[name] for name in OPTIONS if name != "Fs"}}, "Fs None"),
         ({"shape": np.zeros((2, 13))}, "shape"),
@@ -181,60 +196,3 @@ def test_network_without_an_interpolation(sample, tmp_path):
     network = save_dense(tmp_path / "n.keras", name="other")
     values = figures(call(eband_out, network, *first_frames(sample, 100, tmp_path), "--noplots"))
     assert [name for name in values if "SD" in name] == ["file network SD"]
-
-
-# ---------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ("{model} {features} {model}", "expected a network"),
-        ("no.keras {features} {model}", "no.keras"),
-        ("cut.keras {features} {model}", "cut.keras"),
-        ("{network} {model} {features}", "{model}"),
-        ("{network} {features} silent.model", "silent.model: 0 frames with amplitudes"),
-        ("{network} {features} {model} --frame 100000", "no --frame 100000"),
-        ("{network} {features} {model} --modelout no/out.model", "no/out.model"),
-        ("{network} {features} {model} --modelout {model}", "is an input"),
-    ],
-)
-def test_bad_input_is_refused(arguments, word, trained, sample, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    network = trained[0] / "ampnn.keras"
-    (tmp_path / "cut.keras").write_bytes(network.read_bytes()[:5000])
-    records = np.fromfile(sample[1], codec2_model.RECORD)
-    records["A"] = 0
-    records.tofile(tmp_path / "silent.model")
-    names = {"network": network, "features": sample[0], "model": sample[1]}
-    before = set(tmp_path.iterdir())
-    args = eband_out.parse_args(arguments.format(**names).split())
-    with pytest.raises((FormatError, FileNotFoundError)) as error:
-        eband_out.load(args)
-    assert word.format(**names) in str(error.value)
-    assert set(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        ("--dec 0", "--dec"),
-        ("--nb_samples 0", "--nb_samples"),
-        ("--frame 1 --noplots", "no effect with --noplots"),
-        ("--gain 10", "--gain is gone: it is saved with the network"),
-    ],
-)
-def test_usage_errors(options, word, capsys):
-    with pytest.raises(SystemExit) as error:
-        eband_out.parse_args(["n.keras", "x.f32", "x.model", *options.split()])
-    assert error.value.code == 2
-    assert word in capsys.readouterr().err
-
-
-def test_command_line(run, sample, trained, tmp_path):
-    network = trained[0] / "ampnn.keras"
-    options = ("--nb_samples", 20, "--modelout", "o.model", "--noplots")
-    result = run("eband_out.py", network, *sample, *options)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "o.model").stat().st_size == 20 * 1300
-    assert_refused(run("eband_out.py", sample[1], *sample), "expected a network")

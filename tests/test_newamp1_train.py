@@ -7,34 +7,24 @@ import keras
 import numpy as np
 import pytest
 
+import c2sim
 import codec2_model
 import eband_out
 import newamp1_train
 from common import networks, sound, spectra
 from common.plumbing import FormatError
-from conftest import ROOT, assert_refused, call, figures, run_in
+from conftest import SAMPLE, call, figures
 
 pytestmark = pytest.mark.usefixtures("eager")
 
-WAV = ROOT / "tests" / "data" / "sample_8k.wav"
-
 
 @pytest.fixture(scope="module")
-def rate_K(tmp_path_factory):
-    """Paths of rate K vectors and model file of the sample speech, 10 ms frames."""
-    folder = tmp_path_factory.mktemp("rate_K")
-    assert run_in(folder, "c2sim.py", WAV, "--rateK", "--rateKout", "k.f32").returncode == 0
-    assert run_in(folder, "c2sim.py", WAV, "--modelout", "k.model").returncode == 0
-    return folder / "k.f32", folder / "k.model"
-
-
-@pytest.fixture(scope="module")
-def resampled(tmp_path_factory):
+def resampled(rate_K, tmp_path_factory):
     """Path of a model file of the amplitudes after K to L."""
-    folder = tmp_path_factory.mktemp("resampled")
-    options = ("--rateK", "--rateKout", "x.f32", "--modelout", "L.model")
-    assert run_in(folder, "c2sim.py", WAV, *options).returncode == 0
-    return folder / "L.model"
+    model = tmp_path_factory.mktemp("resampled") / "L.model"
+    options = ("--rateK", "--rateKout", model.with_suffix(".f32"), "--modelout", model)
+    call(c2sim, rate_K[0].parent / "speech.wav", *options)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +33,7 @@ def mlfeat(tmp_path_factory):
     if not shutil.which("c2enc"):
         pytest.skip("c2enc is not on this machine (Debian package codec2)")
     folder = tmp_path_factory.mktemp("mlfeat")
-    sound.read_speech(str(WAV)).tofile(folder / "speech.raw")
+    sound.read_speech(str(SAMPLE)).tofile(folder / "speech.raw")
     command = ["c2enc", "700C", "speech.raw", "bits", "--mlfeat", "feat.f32", "feat.model"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "feat.f32", folder / "feat.model"
@@ -158,7 +148,7 @@ def test_silence_is_neither_trained_on_nor_counted(rate_K, tmp_path, monkeypatch
     assert figures(out)["train conventional SD"] < 50
 
 
-def test_features_of_c2enc_to_speech(run, mlfeat, tmp_path):
+def test_features_of_c2enc_to_speech(mlfeat, tmp_path):
     """The 40 ms route: c2enc, training, eband_out, synthesis."""
     network, model = tmp_path / "n.keras", tmp_path / "out.model"
     options = ("--epochs", 8, "--lower", -200, "--noplots", "--test", *mlfeat, "--nnout", network)
@@ -167,58 +157,14 @@ def test_features_of_c2enc_to_speech(run, mlfeat, tmp_path):
     assert found == sorted(found)
     out = call(eband_out, network, *mlfeat, "--noplots", "--modelout", model)
     assert figures(out)["last"] == pytest.approx(values["test network SD"], abs=0.01)
-    assert run("c2sim.py", "--modelin", "out.model", "-o", "out.raw").returncode == 0
+    call(c2sim, "--modelin", model, "-o", tmp_path / "out.raw")
     nb_frames = codec2_model.count_items(mlfeat[1])
     assert (tmp_path / "out.raw").stat().st_size == 160 * nb_frames
 
 
-def test_the_same_seed_gives_the_same_network(rate_K, tmp_path):
-    results = {}
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        network = tmp_path / f"{name}.keras"
-        options = ("--epochs", 1, "--noplots", "--nb_samples", 300, "--seed", seed)
-        call(newamp1_train, *rate_K, *options, "--nnout", network)
-        results[name] = networks.load(network).get_weights()
-    for one, same in zip(results["a"], results["b"], strict=True):
-        np.testing.assert_array_equal(one, same)
-    assert not all(np.array_equal(*x) for x in zip(results["a"], results["c"], strict=True))
-
-
-# ---------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        (["{model}", "{features}"], "{features}"),  # swapped
-        (["{bands}", "{model}"], "expected 20 or 201"),
-        (["{features}", "{model}", "--nb_samples", "99"], "at least 100"),
-        (["{features}", "{model}", "--lower", "90"], "train part: 0 frames with amplitudes"),
-        (["{features}", "{model}", "--frames", "3,100000"], "no --frames 3 to plot, expected 38"),
-        (["{features}", "{model}", "--nnout", "no/n.keras"], "no/n.keras"),
-        (["{features}", "{resampled}"], "in a call of its own: c2sim.py SPEECH --modelout"),
-        (["{features}", "{model}", "--test", "{features}", "{resampled}"], "L.model: holds the"),
-    ],
-)
-def test_bad_input_is_refused(rate_K, resampled, sample, tmp_path, monkeypatch, options, word):
-    monkeypatch.chdir(tmp_path)
-    names = {"features": rate_K[0], "model": rate_K[1], "bands": sample[0], "resampled": resampled}
-    args = newamp1_train.parse_args([x.format(**names) for x in options])
-    with pytest.raises((FormatError, FileNotFoundError)) as error:
-        newamp1_train.load(args)
-    assert word.format(**names) in str(error.value)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "options", ["--frames", "--frames -1", "--frames 3,x", "--lower x", "--noplots --frames 3"]
-)
-def test_usage_errors(options):
-    with pytest.raises(SystemExit) as error:
-        newamp1_train.parse_args(["x.f32", "x.model", *options.split()])
-    assert error.value.code == 2
-
-
-def test_command_line(run, rate_K):
-    """eband_train.py, of the same form, is run to its end as its user does it."""
-    assert_refused(run("newamp1_train.py", "no.f32", rate_K[1]), "no.f32")
+def test_resampled_amplitudes_are_refused(rate_K, resampled):
+    """Those that c2sim writes with --rateK are no target."""
+    told = "L.model: holds the .* in a call of its own: c2sim.py SPEECH --modelout"
+    for words in ((rate_K[0], resampled), (*rate_K, "--test", rate_K[0], resampled)):
+        with pytest.raises(FormatError, match=told):
+            newamp1_train.load(newamp1_train.parse_args(list(map(str, words))))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import pitch, sound
-from conftest import ROOT
+from conftest import sample_speech
 
 NAN = np.nan
 
@@ -66,7 +66,7 @@ def test_a_voice_begins_and_ends_where_it_does():
 
 
 def test_pieces_give_the_same_track_and_come_in_time():
-    speech = sound.read_speech(str(ROOT / "tests" / "data" / "sample_8k.wav"))[:16000]
+    speech = sample_speech(2)
     tracker, parts = pitch.Tracker(), []
     for start in range(0, 16000, 80):
         parts.append(tracker.push(speech[start : start + 80]))

@@ -1,6 +1,9 @@
-"""What all scripts share: whole files, checked outputs, errors in one line, types of arguments."""
+"""What all scripts share: whole files, checked outputs, errors in one line, progress; a full disk,
+a reader that goes away.
+"""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -9,7 +12,7 @@ import pytest
 
 from common import plumbing
 from common.plumbing import FormatError
-from conftest import ROOT, SCRIPTS, assert_refused
+from conftest import ROOT, SAMPLE, assert_refused
 
 # ---------------------------------------------------------------- whole files
 
@@ -45,20 +48,35 @@ def test_replacing_follows_links(tmp_path):
     assert len(list(tmp_path.rglob("*"))) == 3
 
 
+def test_a_file_that_cannot_be_replaced_is_written(tmp_path, monkeypatch):
+    """Such as a single file that is mounted into a container."""
+
+    def replace(new, target):
+        raise OSError(16, "Device or resource busy", target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "x").write_text("old")
+    with plumbing.replacing(tmp_path / "x") as new, open(new, "w") as file:
+        file.write("new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x", "new")]
+
+
 def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     name = str(tmp_path / "none" / "x.f32")
     with pytest.raises(OSError, match="No such") as error, plumbing.replacing(name) as new:
         open(new, "w").close()
-    assert error.value.filename == name
+    assert error.value.filename == name  # not that of the new one beside it
     with pytest.raises(OSError, match="No space") as error, plumbing.replacing(tmp_path / "x"):
         raise OSError(28, "No space left on device")
     assert error.value.filename == tmp_path / "x"
-    with pytest.raises(OSError, match="No such") as error, plumbing.replacing(tmp_path / "x"):
-        open(tmp_path / "another").close()
-    assert error.value.filename == str(tmp_path / "another")
 
 
-# ---------------------------------------------------------------- outputs that are refused
+# ---------------------------------------------------------------- files that are refused
+
+
+def test_a_folder_is_no_input(tmp_path):
+    with pytest.raises(FormatError, match=f"^{tmp_path}: not a regular file"):
+        plumbing.check_input(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["none/x", "file/x", ".", os.devnull, ""])
@@ -70,17 +88,6 @@ def test_outputs_that_cannot_be_written(name, tmp_path, monkeypatch):
     told = getattr(error.value, "filename", None) or str(error.value)
     assert told.startswith(name or "an output without a name")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may write anywhere")
-def test_a_file_in_a_folder_that_is_closed(tmp_path):
-    """The new file is made beside it: what would fail after hours fails now."""
-    (tmp_path / "x").touch()
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError) as error:
-        plumbing.check_outputs([tmp_path / "x"])
-    tmp_path.chmod(0o700)
-    assert error.value.filename == tmp_path / "x"
 
 
 def test_the_folder_for_pictures_is_made(tmp_path, monkeypatch):
@@ -129,90 +136,41 @@ def test_errors_are_one_line(capsys, monkeypatch):
     assert "ZeroDivisionError: a mistake in the script" in capsys.readouterr().err
 
 
-def python(code, folder, *arguments):
-    """CompletedProcess of Python code that was started as the scripts are."""
-    command = [sys.executable, "-c", f"from common import plumbing; plumbing.start()\n{code}"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options = {"cwd": folder, "env": env, "capture_output": True, "text": True, "timeout": 60}
-    return subprocess.run([*command, *arguments], **options)
-
-
-def test_a_mistake_in_a_script_keeps_its_traceback(tmp_path):
-    result = python("1 / 0", tmp_path)
+def test_a_mistake_in_a_script_keeps_its_traceback():
+    """And stderr is quiet only within quiet()."""
+    code = """
+import os, sys
+from common import plumbing
+plumbing.start()
+with plumbing.quiet():
+    os.write(2, b"noise")
+print("after", file=sys.stderr)
+1 / 0"""
+    result = python(code)
     assert result.returncode == 1
-    assert "Traceback" in result.stderr
+    assert result.stderr.startswith("after\nTraceback")
+    assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
-def test_names_that_are_no_text_are_printed(tmp_path):
-    code = "import sys; print(sys.argv[1]); open(sys.argv[1])"
-    result = python(code, tmp_path, os.fsdecode(b"a\xff"))
-    assert result.stdout == "a\\udcff\n"
-    assert result.stderr == "-c: error: a\\udcff: No such file or directory\n"
-
-
-def test_importing_changes_nothing(tmp_path):
+def test_importing_changes_nothing():
     """An importing program keeps its tracebacks, and its stdout."""
-    modules = [name.removesuffix(".py") for name in ("codec2_model.py", "c2sim.py")]
-    code = "import sys; before = sys.excepthook, sys.stdout.line_buffering\n"
-    code += f"import {', '.join(modules)}\n"
-    code += "assert before == (sys.excepthook, sys.stdout.line_buffering)\nraise OSError('mine')"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert result.stderr.endswith("OSError: mine\n")
+    code = """
+import sys
+before = sys.excepthook, sys.stdout.line_buffering
+import codec2_model, c2sim
+assert before == (sys.excepthook, sys.stdout.line_buffering)
+raise OSError("mine")"""
+    result = python(code)
     assert result.stderr.startswith("Traceback")
+    assert result.stderr.endswith("OSError: mine\n")
 
 
-def test_quiet_is_quiet_only_within(tmp_path):
-    code = "import sys, os\nwith plumbing.quiet(): os.write(2, b'noise\\n')\n"
-    code += "print('after', file=sys.stderr)"
-    assert python(code, tmp_path).stderr == "after\n"
+def python(code):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_quiet_leaves_no_descriptor_open():
-    before = os.listdir("/proc/self/fd")
-    with plumbing.quiet():
-        pass
-    assert os.listdir("/proc/self/fd") == before
-
-
-# ---------------------------------------------------------------- arguments and progress
-
-
-@pytest.mark.parametrize("script", [*SCRIPTS, "doc/demo.py"])
-def test_help_shows_the_examples(script, no_keras):
-    """Of the docstring, as they stand there; and no default that tells nothing."""
-    command = [sys.executable, ROOT / script, "--help"]
-    result = subprocess.run(command, capture_output=True, text=True, env=no_keras)
-    assert (result.returncode, result.stderr) == (0, "")
-    usage, _, examples = result.stdout.partition("\nUsage:\n")
-    name = os.path.basename(script)
-    assert usage.startswith(f"usage: {name}")
-    assert f"./{name} " in examples or "make demo" in examples
-    assert "(default: None)" not in usage
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_usage_errors_are_told_before_keras_is_loaded(script, no_keras):
-    command = [sys.executable, ROOT / script, "--nonsense"]
-    result = subprocess.run(command, capture_output=True, text=True, env=no_keras)
-    assert_refused(result, status=2)
-
-
-REFUSED = {
-    plumbing.natural: ("-1", "4294967296", "1.5", "", "x", "1e3", "nan"),
-    plumbing.positive: ("0", "-1", "4294967296", "1.5"),
-    plumbing.probability: ("-0.1", "1.1", "nan", "x", ""),
-    plumbing.level: ("nan", "inf", "-inf", "1001", "x", ""),
-}
-
-
-@pytest.mark.parametrize("type_", REFUSED)
-def test_types_of_arguments(type_):
-    assert type_("1") == 1
-    for text in REFUSED[type_]:
-        with pytest.raises(ValueError):  # noqa: PT011
-            type_(text)
+# ---------------------------------------------------------------- progress
 
 
 def test_progress_tells_the_time_left(capsys, monkeypatch):
@@ -228,3 +186,39 @@ def test_progress_tells_the_time_left(capsys, monkeypatch):
     progress.show(1, "loss 0.5")
     progress.show(4, "loss 0.1")
     assert capsys.readouterr().out == "\x1b[K" + "\r".join(lines)
+
+
+# ---------------------------------------------------------------- disk full, nobody reads
+
+
+def test_disk_full(run, tmp_path):
+    """A limit to the size of files stands for the full disk: none of several outputs changes."""
+    before = {"out.f32": b"a good file", "out.wav": b"another"}
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+    limits = (20_000, 20_000)
+    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)}
+    result = run("c2sim.py", SAMPLE, "--bands", "out.f32", "-o", "out.wav", **full)
+    assert_refused(result, "out.", "File too large")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_closed_stdout_is_quiet(tmp_path):
+    """As with `| head -1`: no complaint, and no half a file."""
+    command = [sys.executable, ROOT / "c2sim.py", SAMPLE, "-o", "-"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+    assert not [line for line in errors.splitlines() if not line.startswith(f"{SAMPLE}: ")]
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_stdout_on_a_full_disk(run):
+    with open("/dev/full", "w") as full:
+        result = run("c2sim.py", SAMPLE, "-o", "-", stdout=full)
+    assert result.returncode != 0
+    assert "c2sim.py: error: output: No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -45,13 +45,6 @@ def test_speakers_of_frames_and_pieces(two_speakers):
     assert measure.speakers_of_pieces(two_speakers).tolist() == [0, 1, 1]
 
 
-def test_some_speakers(two_speakers):
-    part = measure.some_speakers(two_speakers, 2)
-    assert (part.names, part.starts.tolist(), len(part.samples)) == (["first"], [0], 80000)
-    part = measure.some_speakers(two_speakers, 1)
-    np.testing.assert_array_equal(part.samples, two_speakers.samples)
-
-
 def test_bootstrap_draws_speakers():
     """Two speakers of 1, 1 and 3, 3: the means are 1, 2 and 3, with 1/4, 1/2 and 1/4."""
     means = measure.bootstrap([1, 1, 3, 3], [0, 0, 1, 1])
@@ -133,11 +126,6 @@ def test_conditions(condition):
         assert tone == pytest.approx(0.01 if condition.startswith("20") else 4, rel=0.01)
 
 
-def test_clipped():
-    loud = measure.degrade(np.int16([20000, -20000, 5]), "6 dB louder, clipped where it must")
-    assert loud.tolist() == [32767, -32768, 10]
-
-
 # ---------------------------------------------------------------- overlap
 
 
@@ -151,37 +139,11 @@ def test_a_planted_recording_is_found(two_speakers):
     assert found[0][2] == pytest.approx(50001 / 8000, abs=64 / 8000)
 
 
-def test_silence_is_no_overlap(two_speakers):
-    quiet = two_speakers.samples.copy()
-    quiet[:4000] = 3
-    speech = two_speakers._replace(samples=quiet)
-    train = np.full(8000, 3, np.int16)
-    assert measure.find_overlaps(speech, [("silence", train)]) == []
-
-
 def test_results_end_at_an_overlap(two_speakers, monkeypatch, capsys):
     monkeypatch.setattr(measure, "training_speech", lambda: [("t.flac", two_speakers.samples)])
     with pytest.raises(SystemExit):
         results.check_overlap(two_speakers)
     assert "first is in t.flac, from 0.0 s on" in capsys.readouterr().err
-
-
-def test_the_known_overlap_is_found(shared):
-    """Ten seconds of test_8k.sw are in train_8k.sw, from 1135.2 s on: that is why it is no test."""
-    samples = measure.read_any(shared / "speech" / "test_8k.sw")
-    speech = measure.Speech("test_8k.sw", samples, ["test_8k"], np.array([0]))
-    train = measure.read_any(shared / "speech" / "train_8k.sw")
-    [(_, _, second)] = measure.find_overlaps(speech, [("train_8k.sw", train)])
-    assert second == pytest.approx(1135.2, abs=0.3)
-
-
-def test_heldout_speech(shared):
-    speech = measure.heldout()
-    assert (len(speech.names), len(speech.samples), speech.starts[9]) == (38, 3914000, 348720)
-    assert len(measure.speakers_of_pieces(speech)) == 61
-    if measure.EXAMPLES.is_dir():  # the public part, from Debian's package
-        public = measure.public()
-        np.testing.assert_array_equal(public.samples, speech.samples[:348720])
 
 
 # ---------------------------------------------------------------- tables and pages

@@ -30,16 +30,7 @@ def test_other_rates_and_channels_are_converted(capsys):
     np.testing.assert_allclose(converted[100:-100], tone[::2][100:-100], rtol=0, atol=15)  # 0.01 dB
 
 
-EXACT = (
-    "x.wav PCM_24",
-    "x.wav PCM_32",
-    "x.wav FLOAT",
-    "x.wav DOUBLE",
-    "x.flac PCM_16",
-    "x.aiff PCM_24",
-    "x.au PCM_16",
-    "x.wav WAVEX PCM_16",
-)
+EXACT = ("x.wav PCM_24", "x.wav FLOAT", "x.flac PCM_16", "x.aiff PCM_24", "x.au PCM_16")
 
 
 @pytest.mark.parametrize("what", EXACT)
@@ -51,9 +42,7 @@ def test_all_sample_formats_are_converted(what):
     np.testing.assert_array_equal(sound.read_speech(name), samples)
 
 
-@pytest.mark.parametrize(
-    "what", ["x.wav PCM_U8", "x.wav ULAW", "x.ogg VORBIS", "x.mp3 MPEG_LAYER_III"]
-)
+@pytest.mark.parametrize("what", ["x.wav ULAW", "x.ogg VORBIS", "x.mp3 MPEG_LAYER_III"])
 def test_coarse_sample_formats_are_converted(what):
     t = np.arange(8000) / 8000
     samples = np.rint(8000 * np.sin(2 * np.pi * 440 * t)).astype(np.int16)
@@ -71,7 +60,7 @@ def test_samples_clip():
     "kind",
     ["WAV PCM_16", "FLAC PCM_16", "AIFF PCM_16", "AU PCM_16", "OGG VORBIS", "MP3 MPEG_LAYER_III"],
 )
-@pytest.mark.parametrize("name", ["x.raw", "x.S16", "x", "x.flac"])
+@pytest.mark.parametrize("name", ["x.raw", "x"])
 def test_content_and_not_the_name_tells_the_kind(kind, name):
     samples = sample_speech(1)
     kind, subtype = kind.split()
@@ -94,10 +83,8 @@ STREAMS = {  # 2000 samples: bytes of the file, samples that are read, what the 
         2000,
         "its header tells 0 bytes of samples, there are 4000",
     ),
-    "size unknown": (lambda x: wav_with(x, 2**32 - 1), 2000, "4294967295 bytes"),
     "RF64": (lambda x: wav_with(x, 2**32 - 1, b"RF64"), 2000, "4294967295 bytes"),
     "a few bytes short": (lambda x: wav_with(x, 4000)[:-7], 1996, "there are 3993: all read"),
-    "half": (lambda x: wav_with(x, 4000)[:-2000], 1000, "there are 2000"),
     "flac": (lambda x: flac_without_length(x), 2000, "no length"),
     "half a flac": (lambda x: sound_file(None, np.tile(x, 9), kind="FLAC")[:-9000], 4096, "2.25 s"),
 }
@@ -154,19 +141,14 @@ def test_sizes_of_mpeg_frames():
 BAD_SPEECH = {
     "odd.raw": (b"123", "3 bytes"),
     "empty.raw": (b"", "empty"),
-    "empty.wav": (b"", "empty"),
     "text.wav": (b"no speech" * 9, "not speech: Format not recognised"),
-    "text.txt": (b"no speech" * 9, "not speech: Format not recognised"),
     "raw_samples": (bytes(1000), r"files end in \.raw"),
-    "zip.raw": (b"PK\x03\x04" + bytes(1000), "not speech"),
     "m4a.raw": (bytes(4) + b"ftypM4A " + bytes(1000), "not speech"),
     "y.model": (bytes(1300), "not speech"),
     "x.f32": (np.full(140, 30, "<f4").tobytes(), "not speech"),
     "header.wav": (SAMPLE.read_bytes()[:20], "not speech"),
-    "header.raw": (SAMPLE.read_bytes()[:20], "not speech"),
     "no_data.wav": (SAMPLE.read_bytes()[:2000].replace(b"data", b"junk"), "not speech"),
     "no_samples.wav": (SAMPLE.read_bytes()[:40] + bytes(4), "no samples"),
-    "half.ogg": (sound_file(None, sample_speech(1), 8000, "VORBIS", "OGG")[:3000], "no samples"),
     "webm.raw": (b"\x1aE\xdf\xa3" + bytes(1000), "convert others: ffmpeg -i webm.raw"),
     "aac.raw": ((b"\xff\xf1\x50\x80\x02\x80" + bytes(14)) * 9, "not speech"),
 }

@@ -103,12 +103,6 @@ def test_kinds_of_vectors():
     assert spectra.kinds_in_words() == known
 
 
-def test_unknown_kinds_are_told_what_to_do():
-    message = spectra.unknown_kind(13, 8000.0)
-    assert message.startswith("no known vectors have 13 values at 8000 Hz: known are 14 (bands, ")
-    assert message.endswith("--eband_K 14 --eband_start 1")
-
-
 def test_centres_of_bins():
     np.testing.assert_allclose(spectra.bins_hz(128)[[0, 3, 127]], [0, 93.75, 3968.75])
     np.testing.assert_allclose(spectra.bins_hz(128, 16000)[[0, 3, 127]], [0, 187.5, 7937.5])

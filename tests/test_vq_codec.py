@@ -13,9 +13,8 @@ import pytest
 import vq_codec as script
 from common import pitch, sound
 from common.plumbing import FormatError
-from conftest import ROOT, assert_refused, call
+from conftest import ROOT, SAMPLE, call
 
-SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
 SAMPLES = 32 * script.BLOCK - 100  # of the speech coded here; zeros fill up the last vector
 
 
@@ -88,7 +87,10 @@ def test_loudness_over_time_is_that_of_the_speech(rate, coded):
     assert abs(np.mean(levels[0] - levels[1])) < 3
 
 
-def test_delay_is_what_help_says(coded):
+def test_delay_is_what_help_says(coded, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(["--help"])
+    assert f"it takes {script.DELAY_MS} ms" in capsys.readouterr().out
     speech = np.fromfile(coded / "speech.raw", "<i2")
     for rate, sizes in script.RATES.items():
         quantiser = script.load_quantiser(script.NETWORKS / sizes.network, rate)
@@ -154,7 +156,7 @@ def test_what_was_received_of_a_file_that_is_cut_off_is_decoded(coded, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"vq\1\7", b"RIFFxxxxWAVE", b"vq\2\7xxxx", b"vq\1\x09xxxx"])
+@pytest.mark.parametrize("data", [b"", b"RIFFxxxxWAVE", b"vq\2\7xxxx", b"vq\1\x09xxxx"])
 def test_foreign_files_are_refused(data, tmp_path):
     (tmp_path / "f.bit").write_bytes(data)
     args = script.parse_args(["dec", str(tmp_path / "f.bit"), str(tmp_path / "out.raw")])
@@ -171,13 +173,6 @@ def test_other_networks_are_refused(coded):
     with pytest.raises(FormatError, match=r"44 bits per vector, expected .* 22 bits"):
         call(script, "enc", 700, coded / "speech.raw", coded / "x.bit", "--net", other)
     assert not (coded / "x.bit").exists()
-
-
-def test_errors_come_in_one_line(run):
-    assert_refused(run("vq_codec.py", "dec", "none.bit", "out.raw"), "none.bit", "No such file")
-    assert_refused(run("vq_codec.py", "enc", 900, "a.raw", "b.bit"), "900", status=2)
-    shown = run("vq_codec.py", "--help").stdout
-    assert f"it takes {script.DELAY_MS} ms" in shown
 
 
 def test_every_index_can_be_decoded(coded):

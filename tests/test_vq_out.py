@@ -7,18 +7,18 @@ import codec2_model
 import vq_out as script
 from common import networks
 from common.plumbing import FormatError
-from conftest import assert_refused, call, figures, run_in, speech_like, write_quantiser
+from conftest import call, figures, speech_like, write_quantiser
 
 pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Folder with a quantiser n.keras, and 301 vectors x.f32, of which the last 50 are silent."""
+    """Folder with a quantiser n.keras, and 201 vectors x.f32, of which the last 50 are silent."""
     folder = tmp_path_factory.mktemp("vq_out")
     write_quantiser(folder / "n.keras")
-    x = speech_like(301)
-    x[251:] = -150
+    x = speech_like(201)
+    x[151:] = -150
     codec2_model.write_rate_K(x, folder / "x.f32")
     return folder
 
@@ -47,15 +47,6 @@ def test_receiver_gives_the_bytes_of_the_sender(dec, tmp_path):
         assert np.load(tmp_path / "x.npy").shape == (-(-n // dec), 2)
 
 
-def test_receiver_with_another_number_of_threads(files, sent, tmp_path):
-    options = ("--indexin", files / "x.npy", "--testout", "z.f32")
-    result = run_in(
-        tmp_path, "vq_out.py", files / "n.keras", *options, env={"OMP_NUM_THREADS": "2"}
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "z.f32").read_bytes() == (files / "y.f32").read_bytes()
-
-
 def test_indices_stand_for_sums_of_codewords(files, sent):
     quantiser = networks.load_quantiser(files / "n.keras")
     indices = np.load(files / "x.npy")
@@ -75,7 +66,7 @@ def test_lost_vectors(files, sent, tmp_path):
     indices[lost] = -1
     codec2_model.write_indices(indices, n, network, tmp_path / "x.npy")
     received = ("--indexin", tmp_path / "x.npy", "--testout", tmp_path / "z.f32")
-    assert figures(call(script, files / "n.keras", *received))["lost vectors"] == 0.7
+    assert figures(call(script, files / "n.keras", *received))["lost vectors"] == 1.0
     z[lost] = between[lost - 1]
     decoded = quantiser.decoder.predict(z[None], verbose=0)[0]
     before, after = (
@@ -91,7 +82,7 @@ def test_fewer_stages(files, tmp_path):
     outputs = ("--indexout", tmp_path / "x.npy", "--testout", tmp_path / "y.f32")
     options = ("--stages", 1, *outputs, "--noplots")
     assert figures(call(script, files / "n.keras", files / "x.f32", *options))["bits"] == 4
-    assert np.load(tmp_path / "x.npy").shape == (151, 1)
+    assert np.load(tmp_path / "x.npy").shape == (101, 1)
     call(
         script, files / "n.keras", "--indexin", tmp_path / "x.npy", "--testout", tmp_path / "z.f32"
     )
@@ -118,13 +109,13 @@ def test_indices_of_another_network_are_refused(files, sent, tmp_path):
 
 def test_figures(files, sent):
     x, y = (codec2_model.read_rate_K(files / name, 14) for name in ("x.f32", "y.f32"))
-    error = (x - y)[:251]
+    error = (x - y)[:151]
     sd = np.mean(error**2, axis=1)
     assert sent["file network SD"] == pytest.approx(sd.mean(), abs=0.006)
     assert sent["file network variance"] == pytest.approx(error.var(axis=1).mean(), abs=0.006)
     assert sent["network rms error of a frame"] == pytest.approx(np.sqrt(sd).mean(), abs=0.006)
     assert sent["network frames above 4 dB"] == pytest.approx(100 * np.mean(sd > 16), abs=0.006)
-    assert sent["file frames"] == 251
+    assert sent["file frames"] == 151
     assert float(sent["last"]) == sent["file network SD"]
     assert sent["bits"] == 8
     assert sent["bit rate"] == 400
@@ -186,7 +177,7 @@ def test_all_outputs_or_none(files, tmp_path, monkeypatch):
 
 
 def test_pictures(files, tmp_path):
-    options = ("--nb_samples", 200, "--frame", 100, "--plot_dir", tmp_path)
+    options = ("--nb_samples", 110, "--frame", 10, "--plot_dir", tmp_path)
     call(script, files / "n.keras", files / "x.f32", *options)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"vq_out_sd.png", "vq_out_frames_1.png", "vq_out_frames_4.png"} <= names
@@ -210,41 +201,10 @@ def test_quiet_speech(files, tmp_path, capsys):
     assert "amplify it by" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("n.keras", "--indexin"),
-        ("n.keras x.f32 --indexin x.npy --testout y.f32", "--indexin"),
-        ("n.keras --indexin x.npy", "--testout"),
-        ("n.keras --indexin x.npy --testout y.f32 --mbest 4", "--mbest has no effect"),
-        ("n.keras --indexin x.npy --testout y.f32 --lookahead 0", "--lookahead has no effect"),
-        ("n.keras x.f32 --noplots --frame 3", "--frame"),
-    ],
-)
-def test_options_without_effect(options, words, capsys):
-    with pytest.raises(SystemExit):
-        script.parse_args(options.split())
-    assert words in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("{n}/n.keras {n}/x.f32 --stages 3", "n.keras: a network of 2 stages"),
-        ("{n}/n.keras {n}/x.f32 --frame 251", "x.f32: no --frame 251 to show, expected 0 to 250"),
-        ("{n}/n.keras {n}/x.f32 --testout {n}/x.f32", "an input, too"),
-        ("{n}/old.keras {n}/x.f32", "old.keras: no quantiser, or an old network"),
-    ],
-)
-def test_refusals(options, words, files):
+def test_an_old_network_is_refused(files):
     import keras
 
     network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     networks.save(network, {"script": "vq_vae_ratek", "dec": 2}, files / "old.keras")
-    with pytest.raises(FormatError, match=words):
-        script.load(script.parse_args(options.format(n=files).split()))
-
-
-def test_answers_before_keras_loads(files, no_keras, run):
-    result = run("vq_out.py", files / "x.f32", files / "x.f32", env=no_keras)
-    assert_refused(result, "x.f32", "network")
+    with pytest.raises(FormatError, match=r"old\.keras: no quantiser, or an old network"):
+        script.load(script.parse_args([str(files / "old.keras"), str(files / "x.f32")]))

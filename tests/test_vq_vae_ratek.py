@@ -6,10 +6,15 @@ import pytest
 import codec2_model
 import vq_vae_ratek as script
 from common import networks, search
-from common.plumbing import FormatError
-from conftest import assert_refused, call, figures, speech_like
+from conftest import call, figures, shorten, speech_like
 
 pytestmark = pytest.mark.usefixtures("eager")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    shorten(monkeypatch, script)
+    monkeypatch.setattr(script, "MEASURED", 60)
 
 
 def train(folder, *options):
@@ -77,58 +82,12 @@ def test_epochs_follow_the_data(tmp_path, monkeypatch):
     assert (values["epochs"], values["steps"]) == (3, 9)
 
 
-def test_command_line(run, sample, tmp_path):
-    """As its user runs it; the same seed gives the same figures in this process."""
-    options = (sample[0], "--num_embedding", 16, "--epochs", 2, "--nb_samples", 1000)
-    files = ("--nnout", tmp_path / "n.keras", "--test", sample[0])
-    result = run("vq_vae_ratek.py", *options, *files, "--plot_dir", "plots")
-    assert result.returncode == 0, result.stderr
-    assert not result.stderr
-    values = figures(result.stdout)
-    assert float(values["last"]) == values["test network SD"]
+def test_a_test_file_and_pictures(tmp_path):
+    codec2_model.write_rate_K(speech_like(100, seed=2), tmp_path / "y.f32")
+    codec2_model.write_rate_K(speech_like(601), tmp_path / "x.f32")
+    options = ("--num_embedding", 16, "--epochs", 1, "--nnout", tmp_path / "n.keras")
+    files = ("--test", tmp_path / "y.f32", "--plot_dir", tmp_path / "plots")
+    values = figures(call(script, tmp_path / "x.f32", *options, *files))
+    assert values["last"] == values["test network SD"]
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     assert names == {"vq_vae_ratek_sd.png", "vq_vae_ratek_frames_1.png"}
-
-
-def test_seed_decides_everything(tmp_path):
-    codebooks = []
-    for seed in (1, 1, 2):
-        train(tmp_path, "--seed", seed)
-        codebooks.append(networks.read_arrays(tmp_path / "n.keras")["codebooks"].tobytes())
-    assert codebooks[0] == codebooks[1] != codebooks[2]
-
-
-# ---------------------------------------------------------------- refusals
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--embedding_dim 15", "--embedding_dim"),
-        ("--eband_K 20 --embedding_dim 41 --dec 2", "--embedding_dim"),
-        ("--num_embedding 1", "--num_embedding"),
-        ("--eband_K 13", "14 (bands, 8000 Hz)"),
-        ("--eband_K 14 --Fs 16000", "18 (bands at 16 kHz, 16000 Hz)"),
-        ("--nnout x.h5", ".keras"),
-        ("--nnin x.keras --indexin x.npy", "vq_out.py"),
-        ("--scale 2", "--scale is gone: scaling is learnt"),
-        ("--noplots --plot_dir p", "--plot_dir"),
-    ],
-)
-def test_usage_errors(options, words, capsys):
-    with pytest.raises(SystemExit):
-        script.parse_args(["x.f32", *options.split()])
-    assert words in capsys.readouterr().err
-
-
-def test_too_little_speech(tmp_path):
-    codec2_model.write_rate_K(speech_like(150), tmp_path / "x.f32")
-    with pytest.raises(FormatError, match=r"x\.f32: 135 frames .*expected 256.*--num_embedding 64"):
-        script.load(script.parse_args([str(tmp_path / "x.f32"), "--dec", "2"]))
-    options = "--dec 16 --num_embedding 2 --nb_samples 112"  # 11 held-out frames: no vector
-    with pytest.raises(FormatError, match=r"x\.f32: 101 frames .*expected 160: give it 2 s"):
-        script.load(script.parse_args([str(tmp_path / "x.f32"), *options.split()]))
-
-
-def test_answers_before_keras_loads(no_keras, run):
-    assert_refused(run("vq_vae_ratek.py", "none.f32", env=no_keras), "none.f32")

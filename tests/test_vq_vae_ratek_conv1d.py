@@ -9,20 +9,16 @@ import codec2_model
 import vq_ber
 import vq_out
 import vq_vae_ratek_conv1d as script
-from common import classical, networks, search, spectra
-from common.plumbing import FormatError
-from conftest import assert_refused, call, figures, speech_like
+from common import networks, search, spectra
+from conftest import call, figures, shorten, speech_like
 
 SMALL = ("--num_embedding", "16", "--embedding_dim", "8", "--epochs", "2")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_training():
-    """k-means of 2000 vectors instead of 60,000, of one round; figures of 100 frames."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("KMEANS", 2000), ("ROUNDS", 3), ("MEASURED", 100), ("PICTURES", 2)):
-            patch.setattr(script, name, value)
-        patch.setattr(classical, "ROUNDS", 1)
+        shorten(patch, script)
         yield
 
 
@@ -67,6 +63,35 @@ def test_unused_codewords_restart():
     for _ in range(20):
         layer(np.float32([[[0], [1], [3]]]), training=True)
     np.testing.assert_allclose(np.sort(np.array(layer.codebooks)[0, :, 0]), [1, 3], atol=0.1)
+
+
+# ---------------------------------------------------------------- predictor
+
+
+def test_prediction_worked_by_hand():
+    quantizer = script.VectorQuantizer(1, 2, 2, m_best=1, beta=0.25, decay=0.99, leak=0.5)
+    quantizer.codebooks.assign([[[0, 0], [1, 0]]])
+    quantizer.predictor.assign(0.5 * np.eye(2))
+    z_hat = np.asarray(quantizer(np.float32([[[2, 0], [1.9, 0]]])))
+    assert z_hat.tolist() == [[[2, 0], [2, 0]]]
+    np.testing.assert_allclose(quantizer.losses, [0.00125], rtol=1e-5)
+
+
+def test_two_rounds_come_to_the_errors_of_a_closed_loop():
+    rng = np.random.default_rng(1)
+    z = np.zeros((300, 16, 4), np.float32)
+    z[:, 0] = rng.normal(size=(300, 4))
+    for t in range(1, 16):  # variance 1, of which 0.64 can be predicted
+        z[:, t] = 0.8 * z[:, t - 1] + 0.6 * rng.normal(size=(300, 4))
+    quantizer = script.VectorQuantizer(2, 64, 4, m_best=4, beta=1, decay=0.99, leak=0.75)
+    quantizer.start(z, rng)
+    np.testing.assert_allclose(quantizer.predictor, 0.75 * 0.8 * np.eye(4), atol=0.03)
+    two_rounds = np.mean((np.asarray(quantizer.quantise_all(z)[0]) - z[:, 1:]) ** 2)
+    before, errors = z[:, :1], []
+    for t in range(1, 16):
+        before, _ = quantizer.quantise(z[:, t : t + 1], before, 4)
+        errors.append(np.mean((np.asarray(before)[:, 0] - z[:, t]) ** 2))
+    np.testing.assert_allclose(two_rounds, np.mean(errors), rtol=0.02)
 
 
 # ---------------------------------------------------------------- random filters
@@ -154,15 +179,20 @@ def test_pictures(trained):
     assert names == {f"vq_vae_ratek_conv1d_{kind}" for kind in kinds}
 
 
-def test_seed_decides_everything(tmp_path):
-    codec2_model.write_rate_K(speech_like(400, 20), tmp_path / "x.f32")
-    options = (tmp_path / "x.f32", *SMALL, "--epochs", 1, "--eband_K", 20, "--vq_stages", 1)
-    networks_made = []
-    for seed in (1, 1, 2):
-        files = ("--nnout", tmp_path / "n.keras", "--seed", seed, "--noplots")
-        call(script, *options, *files)
-        networks_made.append(networks.load_quantiser(tmp_path / "n.keras").fingerprint)
-    assert networks_made[0] == networks_made[1] != networks_made[2]
+# ---------------------------------------------------------------- low delay
+
+
+def test_a_start_from_another_network_keeps_each_weight_at_its_input():
+    assert script.moved(np.array([1, 2, 3]), 1).tolist() == [0, 1, 2]
+    assert script.moved(np.array([1, 2, 3]), -1).tolist() == [2, 3, 0]
+
+
+def test_low_delay_is_70_ms():
+    args = script.parse_args(["x", "--dec", "4", "--num_embedding", "16", "--low_delay"])
+    network = script.build_network(np.zeros(14), args)
+    encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
+    coder = search.coder_of_network(encoder, decoder, np.zeros((2, 16, 32)), 4)
+    assert search.delay_ms(coder, 0) == 70
 
 
 # ---------------------------------------------------------------- another quantiser
@@ -232,32 +262,3 @@ def test_finite_scalar_quantisation(tmp_path, monkeypatch):
     z = np.array(quantiser.encoder(speech_like(100)[None]))[0]
     nearest = np.array(search.nearest_sums(z, quantiser.codebooks, 4))[:, 0]
     np.testing.assert_array_equal(nearest, np.clip(np.rint((z + 1) * 1.5), 0, 3))
-
-
-# ---------------------------------------------------------------- refusals
-
-
-def test_refusals(tmp_path):
-    codec2_model.write_rate_K(speech_like(150), tmp_path / "x.f32")
-    codec2_model.write_rate_K(np.full((200, 14), -150), tmp_path / "silent.f32")
-    for options, words in (
-        ("{}/silent.f32", "silent.f32: 0 train frames with a mean level above 10 dB"),
-        ("{}/x.f32", "x.f32: 135 train frames .*, expected 4096: .*46 s.*--num_embedding 64"),
-        ("{}/x.f32 --num_embedding 16 --nnout {}/none/n.keras", "n.keras|none"),
-    ):
-        with pytest.raises((FormatError, OSError), match=words):
-            script.load(script.parse_args(options.replace("{}", str(tmp_path)).split()))
-
-
-@pytest.mark.parametrize(
-    "options",
-    ["--nnin n.keras", "--sweeps 2", "--eband_K 24", "--dec 3", "--cutoffs nan", "--lower=-inf"],
-)
-def test_usage_errors(options, capsys):
-    with pytest.raises(SystemExit):
-        script.parse_args(["x.f32", *options.split()])
-    assert options[:5] in capsys.readouterr().err
-
-
-def test_answers_before_keras_loads(no_keras, run):
-    assert_refused(run("vq_vae_ratek_conv1d.py", "none.f32", env=no_keras), "none.f32")
