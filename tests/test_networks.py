@@ -14,6 +14,9 @@ FIGURES = {  # SD in dB² of the first 300 frames of the sample, a synthetic voi
     "vq_K14_1100": 10.54,
     "vq_K20_1100": 23.33,
     "vq_K20_550": 48.34,
+    "vq_K14_1100_low": 9.48,
+    "vq_K20_1100_low": 24.07,
+    "vq_K20_550_low": 45.58,
     "bands_Wo": 32.48,
     "newamp1": 17.12,
 }
@@ -75,7 +78,15 @@ def test_decoded_vectors_stay(name):
     np.testing.assert_allclose(decoded[[0, 17, 30, 47]][:, [0, 5, 13]], DECODED[name], atol=1e-3)
     layers = [*quantiser.encoder.layers, *quantiser.decoder.layers]
     assert {type(layer).__module__.split(".")[0] for layer in layers} == {"keras"}
-    assert search.delay_ms(search.coder_of(quantiser), 80) <= 360
+
+
+@pytest.mark.parametrize(("ending", "most"), [("", 360), ("_low", 120)])
+def test_delay(ending, most):
+    """Of encoder, search and decoder, with the usual look-ahead."""
+    for name in ("vq_K14_1100", "vq_K20_1100", "vq_K20_550"):
+        quantiser = networks.load_quantiser(ROOT / "networks" / f"{name}{ending}.keras")
+        coder = search.coder_of(quantiser)
+        assert search.delay_ms(coder, search.usual_lookahead_ms(coder)) <= most
 
 
 def test_sizes_and_file_names():
