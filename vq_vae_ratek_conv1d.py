@@ -17,8 +17,9 @@ with the same search: predictive multi-stage VQ of blocks of --dec frames (commo
 Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the
 figures.
 
-Expected: README.md tells what the default reaches on 22 minutes of speech, networks/README.md what
-four stages every 40 ms reach on three hours, both beside the classical quantiser.
+Expected: 22 minutes of speech, 10 minutes on two cores; SD on 8 minutes of 38 held-out speakers
+3.5 dB², the classical quantiser 3.2.  With three hours and four stages every 40 ms the network is
+the better one: networks/README.md and README.md.
 
 Units: features in dB, float32 [frames][K]; errors in dB².
 """
