@@ -29,6 +29,8 @@ CLASSICAL_PATHS = 32  # of the classical quantiser, whose decoder is cheap: 6 % 
 TRIED = 8  # extended paths that are decoded and compared
 M_BEST = 64  # partial sums that the search carries from stage to stage, of all paths together
 STAND_INS = 1  # vectors of the look-ahead that are not decided on when a path is compared
+FINE = 0.4  # bits per value: with fewer, unquantised vectors are too unlike those to come, so that
+CLASSICAL_FINE = 0.7  # the only vector of a short look-ahead had better be decided on, too
 FAR = np.float32(1e30)  # cost of a path that is dropped
 BLOCK = 32  # vectors that receive() decodes at once
 
@@ -52,6 +54,7 @@ class Coder:
     encode: Callable  # frames [b][v · dec][K] → vectors [b][v][dim]
     decode: Callable  # vectors [b][v][dim] → frames [b][v · dec][K]
     paths: int = PATHS  # that its sender keeps, unless told otherwise
+    fine: float = FINE  # bits per value from which on a single vector of look-ahead stands in
     encoder_reach: tuple | None = None
     decoder_reach: tuple | None = None
 
@@ -64,6 +67,14 @@ class Coder:
     @property
     def dim(self):
         return self.codebooks.shape[2]
+
+    def usual_stand_ins(self, lookahead):
+        """How many of so many vectors of look-ahead stand in for those to come."""
+        stages, M, _ = self.codebooks.shape
+        bits_per_value = stages * np.log2(M) / (self.dec * self.K)
+        if lookahead == 1 and bits_per_value < self.fine:
+            return 0
+        return min(STAND_INS, lookahead)
 
     def following(self, z, indices):
         """Vectors [n][dim] that follow z [n][dim] when these indices [n][stages] are received; the
@@ -151,6 +162,7 @@ def coder_of_classical(arrays):
         encode=lambda frames: classical.encode(frames, arrays["mean"], arrays["klt"]),
         decode=lambda z: classical.decode(z, arrays["mean"], arrays["smoother"]),
         paths=CLASSICAL_PATHS,
+        fine=CLASSICAL_FINE,
     )
 
 
@@ -334,12 +346,14 @@ class Sender:
         m_best=M_BEST,
         tried=TRIED,
         stages=None,  # use only the first ones
-        stand_ins=STAND_INS,
+        stand_ins=None,  # vectors of the look-ahead; the usual ones of the coder
     ):
         self.coder, self.lower = coder, lower
         paths = paths or coder.paths
         self.paths, self.m_best, self.tried = paths, m_best, max(tried, paths)
         lookahead = lookahead_vectors(coder, lookahead_ms)
+        if stand_ins is None:
+            stand_ins = coder.usual_stand_ins(lookahead)
         self.stand_ins = min(stand_ins, lookahead)
         self.lag = lookahead - self.stand_ins
         self.before = -(coder.encoder_reach[0] // coder.dec)  # vectors that the encoder looks at

@@ -33,7 +33,8 @@ NETWORKS = ROOT / "networks"
 PROCESSES = 2
 LOWER_DB = 10  # frames with a larger mean count
 ANALYSIS_MS = 20  # of speech after the middle of a frame that c2sim.py looks at
-LOOKAHEADS_MS = (0, 40, 80, 160)  # of the curve over delay
+LOOKAHEADS_MS = (0, 40, 80, 160)  # of the curve over delay; of the classical quantiser also
+LONG_MS = 280  # with which its delay is that of the networks
 EVERY = 5  # every so many speakers for the curve, and for other conditions
 CURVE = ("vq_K20_1100", "vq_K20_550")
 ROBUST = "vq_K20_1100"  # the network that other conditions are tried on
@@ -440,7 +441,8 @@ def curve_jobs():
     """
     names = [name for name in network_names() if name.startswith(CURVE)]
     curves = [(name, "network") for name in names] + [(name, "classical") for name in CURVE]
-    return [(*curve, lookahead_ms) for curve in curves for lookahead_ms in LOOKAHEADS_MS]
+    points = [(*curve, lookahead_ms) for curve in curves for lookahead_ms in LOOKAHEADS_MS]
+    return points + [(name, "classical", LONG_MS) for name in CURVE]
 
 
 def jobs_of(speech, part, conditions):

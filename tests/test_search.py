@@ -249,3 +249,12 @@ def test_a_lost_vector_is_forgotten_with_a_predictor():
     gone = np.abs(search.receive(coder, indices, 80) - intact).max(axis=1)
     assert gone[20] > 5
     assert gone[46:].max() < gone[20] / 1000
+
+
+@pytest.mark.parametrize(("stages", "expected"), [(1, [0, 0, 1]), (2, [0, 1, 1])])
+def test_a_coarse_quantiser_decides_on_its_only_vector_of_lookahead(stages, expected):
+    """Codewords of 3 bits for 2 frames of 4 values: 0.375 bits per value and stage."""
+    coder = search.Coder(
+        np.zeros((stages, 8, 3), np.float32), None, 2, 4, None, None, 4, 0.4, (0, 1), (0, 1)
+    )
+    assert [coder.usual_stand_ins(n) for n in range(3)] == expected
