@@ -313,28 +313,25 @@ def curve_points(part):
 
 
 def plot_delay(points, words):
-    """SD over the whole delay; names stand at the ends of the curves."""
+    """SD over the whole delay; names stand below the curves of networks, above the others."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     rates = sorted({name.split("_")[2] for name, _ in points})
-    highest = max(sd for curve in points.values() for _, sd in curve)
-    ends = []
     for (name, which), curve in points.items():
         ms, sd = zip(*curve, strict=True)
         rate = name.split("_")[2]
         colour = f"C{rates.index(rate)}"
-        ax.plot(ms, sd, "o-" if which == "network" else "s:", color=colour, markersize=4)
-        text = name.removeprefix("vq_") if which == "network" else f"classical, {rate} bit/s"
-        ends.append((sd[-1], ms[-1], text, colour))
-    above, gap = -np.inf, 0.05 * highest  # so that no label covers another
-    for sd, ms, text, colour in sorted(ends):
-        above = max(sd, above + gap)
-        ax.annotate(text, (ms, sd), (ms + 8, above), va="center", color=colour)
+        if which == "network":
+            marker, text, points_below, side = "o-", name.removeprefix("vq_"), 8, "top"
+        else:
+            marker, text, points_below, side = "s:", f"classical, {rate} bit/s", -8, "bottom"
+        ax.plot(ms, sd, marker, color=colour, markersize=4)
+        place = {"textcoords": "offset points", "ha": "right", "va": side}
+        ax.annotate(text, (ms[-1], sd[-1]), (0, -points_below), color=colour, **place)
     ax.set(xlabel="Whole delay: analysis, encoder, search, decoder (ms)")
     ax.set(ylabel="SD of vectors (dB²)", title=f"K = 20; {words}")
-    ax.set(xlim=(0, 1.4 * LONGEST_MS), ylim=(0, 1.1 * highest))
-    ax.set_xticks(range(0, LONGEST_MS + 1, 50))
+    ax.set(xlim=(0, LONGEST_MS), ylim=(0, None))
     ax.grid(alpha=0.3)
     return fig
 
