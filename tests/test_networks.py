@@ -16,7 +16,7 @@ FIGURES = {  # SD in dB² of the first 300 frames of the sample, a synthetic voi
     "vq_K20_550": 48.34,
     "vq_K14_1100_low": 9.48,
     "vq_K20_1100_low": 24.07,
-    "vq_K20_550_low": 45.58,
+    "vq_K20_550_low": 42.04,
     "bands_Wo": 32.48,
     "newamp1": 17.12,
 }

@@ -77,7 +77,15 @@ def test_ctrl_c_behind_a_pipe_saves(files, monkeypatch):
     networks.load("out.keras")
 
 
-def test_a_real_ctrl_c(tmp_path):
+@pytest.fixture
+def usual_signals():
+    """Ctrl-C has its usual effect: nohup and `&` make it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_real_ctrl_c(usual_signals, tmp_path):
     command = [sys.executable, ROOT / "vq_vae_demo.py", "--epochs", "100000", "--noplots"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
