@@ -266,7 +266,7 @@ class Decoder:
     """Turns groups of indices into samples int16; a lost group is all −1."""
 
     def __init__(self, quantiser, pitch_bits, amplitudes):
-        self.amplitudes = amplitudes  # Keras model: vectors [n][20] → spectra on bins in dB
+        self.amplitudes = amplitudes  # function: vectors [n][20] → spectra on bins in dB
         self.receiver = search.Receiver(search.coder_of(quantiser))
         self.pitch = pitch.Receiver(pitch_bits)
         self.vectors, self.pitches = [], []  # of frames that wait for the others
@@ -297,7 +297,7 @@ class Decoder:
         Wo = radians(np.where(voiced, pitches, noise))
         L = c2sim.count_harmonics(Wo)
         vectors = np.float32(c2sim.sharpened(vectors, spectra.NEWAMP1_HZ, SHARPNESS))
-        A_dB = self.amplitudes.predict_on_batch([vectors])
+        A_dB = self.amplitudes(vectors)
         A = spectra.from_bins(np.minimum(A_dB, MAX_A_DB), Wo, L)
         fields = [Wo, L, A, np.zeros_like(A), np.int32(voiced)]
         records = np.rec.fromarrays(fields, RECORD)
@@ -307,12 +307,12 @@ class Decoder:
 
 
 def load_amplitudes(filename):
-    """The network of newamp1_train.py that makes spectra of vectors."""
+    """Function that makes spectra of vectors: the network of newamp1_train.py."""
     network = networks.load(filename)
     model = keras.Model(network.inputs, network.outputs[0])
     width = model.outputs[0].shape[-1]
     networks.check_run(model, [(1, K)], [(1, width)], filename)
-    return model
+    return networks.runner(model)
 
 
 # ------------------------------------------------------------------------------- main

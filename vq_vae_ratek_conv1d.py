@@ -567,7 +567,7 @@ def show_film(history, args):
             density = inputs[stage] @ plane
             ax.hist2d(*density.T, 80, range=limits[stage], cmap="inferno", norm="symlog")
             codewords = seen["codebooks"][stage] @ plane
-            style = {"markersize": 2.5, "markeredgecolor": "black", "markeredgewidth": 0.3}
+            style = {"markersize": 1.5, "markeredgecolor": "black", "markeredgewidth": 0.2}
             ax.plot(*codewords.T, "ow", **style)
             ax.set(xlim=limits[stage][0], ylim=limits[stage][1])
             ax.set(xlabel="Principal axis 1", ylabel="Principal axis 2")
@@ -577,7 +577,7 @@ def show_film(history, args):
             curve.plot(steps[: rounds[picture]], values[: rounds[picture]], ".-", label=part)
         curve.set(xlim=(0, steps[-1]), ylim=(0, 1.05 * highest), title=f"step {seen['step']}")
         curve.set(xlabel="Step", ylabel="SD (dB²)")
-        curve.legend(loc="lower left")
+        curve.legend(loc="upper right")
 
     plots.show_film(fig, draw, len(rounds), f"{NAME}_training", args.plot_dir)
 

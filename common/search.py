@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
-from common import classical, plumbing, spectra
+from common import classical, networks, plumbing, spectra
 
 REACH_VECTORS = 64  # vectors in the window that reaches are measured in
 CHANGES = (30, -30, 1000, -1000)  # of one input; up and down, as a maximum or a rectifier hides one
@@ -98,8 +98,8 @@ def coder_of_network(encoder, decoder, codebooks, dec, predictor=None):
         predictor=np.asarray(predictor, np.float32) if has_predictor else None,
         dec=dec,
         K=encoder.input_shape[-1],
-        encode=encoder.predict_on_batch,
-        decode=decoder.predict_on_batch,
+        encode=networks.runner(encoder),
+        decode=networks.runner(decoder),
     )
 
 

@@ -39,7 +39,6 @@ SOUNDS = Path("/usr/share/asterisk/sounds")  # Debian's asterisk-core-sounds-{en
 BANDS = "train.f32 train.model --test test.f32 test.model"
 ALL = "train_K.f32 train_K.model --test test_K.f32 test_K.model"
 VQ = "vq_vae_ratek_conv1d.py train.f32 --test test.f32"
-VQ_K20 = "vq_vae_ratek_conv1d.py train_K.f32 --eband_K 20 --test test_K.f32"
 RUNS = {  # row of the table: command, figure, baseline
     "eband_train.py": (f"eband_train.py {BANDS}", "SD", "interpolation"),
     "eband_train.py --Wo": (f"eband_train.py {BANDS} --Wo", "SD", "interpolation"),
@@ -51,7 +50,6 @@ RUNS = {  # row of the table: command, figure, baseline
     "newamp1_train.py": (f"newamp1_train.py {ALL}", "SD", "conventional"),
     "vq_vae_ratek.py": ("vq_vae_ratek.py train.f32 --test test.f32", "SD", "k-means"),
     "vq_vae_ratek_conv1d.py": (VQ, "SD", "classical"),
-    "vq_vae_ratek_conv1d.py --eband_K 20": (VQ_K20, "SD", "classical"),
 }
 FILM = "vq_vae_ratek_conv1d_training"
 
