@@ -344,7 +344,7 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert page.read_text().splitlines()[1] == "old"
     stop_after = None
     results_train.main(args)
-    assert len(started) == len(set(started)) == 6 + 7 * 2
+    assert len(started) == len(set(started)) == 6 + 6 * 2
     text = page.read_text()
     assert "Trained on noise, 2 minutes. Test speech: two speakers; dB², 2 seeds." in text
     assert "| `newamp1_train.py` | 10000 | SD | 2.00 | 1.00 | 4.00 | conventional |" in text
