@@ -177,7 +177,8 @@ def load(filename):
 def runner(network):
     """What network.predict_on_batch does, arrays to arrays; 0.25 ms quicker with TensorFlow.
 
-    A live sender calls it every few milliseconds, always with arrays of the same few shapes.
+    A live sender calls it every few milliseconds, always with arrays of the same few shapes: that
+    is a sixth of its time, 8.1 or 9.6 times real time.  Other backends take predict_on_batch.
     """
     import keras
 
@@ -234,7 +235,7 @@ QUANTISER_OPTIONS = {  # values that these options of a quantiser may have
 
 def read_quantiser_options(filename):
     """The options of a quantiser: those above, and `lower`, dB above which frames count."""
-    if "Fs" not in read_options(filename, {}):
+    if not {"vq_stages", "Fs"} <= set(read_options(filename, {})):
         why = "no quantiser, or an old network? Train it anew, or take one of networks/"
         raise FormatError(f"{filename}: {why}")
     options = read_options(filename, QUANTISER_OPTIONS)

@@ -133,9 +133,10 @@ def convert(filename, source):
                 raise FormatError(f"{filename}: {rate} Hz, expected 1000 to {MAX_RATE_HZ}")
             promised = sound.frames / rate
             speech, seconds = resample(filename, sound)
-    except soundfile.SoundFileError as error:
-        why = str(getattr(error, "error_string", error)).rstrip(".") or "broken"
-        raise FormatError(f"{filename}: not speech: {why}; {how_to_convert(filename)}") from None
+    except soundfile.SoundFileError:  # what libsndfile tells of a broken file is often misleading
+        raise FormatError(
+            f"{filename}: not speech, or broken; {how_to_convert(filename)}"
+        ) from None
     if not len(speech):
         raise FormatError(f"{filename}: no samples can be read; {how_to_convert(filename)}")
     if seconds < promised:

@@ -206,7 +206,7 @@ BAD_INPUT = [  # script, words, the file that is told and what is told of it
     ("vq_vae_ratek_conv1d", "{few}", "{few}: 135 train frames"),
     ("vq_vae_ratek_conv1d", "{quiet}", "{quiet}: 0 train frames with a mean level above 10 dB"),
     ("vq_vae_ratek_conv1d", "{bands} --num_embedding 16 --test {cut}", "{cut}"),
-    ("vq_out", "{bands_Wo} {bands}", "{bands_Wo}: a network with"),
+    ("vq_out", "{bands_Wo} {bands}", "{bands_Wo}: no quantiser"),
     ("vq_out", "{vq_K14_1100} {quiet}", "{quiet}: no frame with a mean level above 10 dB"),
     ("vq_out", "{vq_K14_1100} {bands} --stages 5", "a network of 4 stages"),
     ("vq_out", "{vq_K14_1100} {bands} --frame 300", "{bands}: no --frame 300 to show"),
