@@ -156,11 +156,14 @@ UNVOICED, BEGUN, VOICED_ON = range(3)  # states: the last frame has no voice, a 
 
 
 class State(NamedTuple):
-    """What sender and receiver know after a block."""
+    """What sender and receiver know after a block, of one sequence of indices or of many [n]."""
 
-    kind: int = UNVOICED
-    pitch: float = np.nan  # of the last frame
-    first: int = 0  # BEGUN: the first frame of the block that is voiced
+    kind: np.ndarray  # int [n]
+    pitch: np.ndarray  # of the last frame, NaN if UNVOICED
+    first: np.ndarray  # the first voiced frame of the block if BEGUN, otherwise 0
+
+
+START = State(np.array([UNVOICED]), np.array([np.nan]), np.array([0]))
 
 
 class Layout(NamedTuple):
@@ -227,35 +230,38 @@ class Codes:
             for change in layout.later_changes:
                 self.voiced.append(change * RISE + bend * BEND)
 
-        self.unvoiced, self.voiced, self.begun = self.fill(self.unvoiced, self.voiced, self.begun)
+        self.blocks = self.fill(self.unvoiced, self.begun, self.voiced)  # by kind of state
         self.offset, self.slope = self.fill(self.offset, self.slope)
 
     def fill(self, *tables):
-        """Arrays of 2^bits rows; the unused indices mean the same as index 0."""
+        """Array of 2^bits rows for each table; the unused indices mean the same as index 0."""
         size = 2**self.bits
-        return [np.array([*table, *[table[0]] * (size - len(table))]) for table in tables]
+        return np.array([[*table, *[table[0]] * (size - len(table))] for table in tables])
 
     def extend(self, state):
-        """Pitches [codes][4] of the block after this state for every index, and what they make of
-        those of the block before, [codes][4], or None where that does not change.
+        """Pitches [n][codes][4] of the block after each state for every index, and what they make
+        of those of the block before, [n][codes][4], NaN where they say nothing about it.
         """
-        if state.kind == UNVOICED:
-            return self.unvoiced, None
-        if state.kind == VOICED_ON:
-            return np.clip(state.pitch + self.voiced, LOWEST, HIGHEST), None
-        before = state.pitch + self.offset[:, None] + self.slope[:, None] * (RISE - 1) * BLOCK
-        before[:, : state.first] = np.nan
-        pitches = np.clip(state.pitch + self.begun, LOWEST, HIGHEST)
-        return pitches, np.clip(before, LOWEST, HIGHEST)
+        pitch = state.pitch[:, None, None]
+        start = np.where(state.kind == UNVOICED, 0, state.pitch)[:, None, None]
+        blocks = clip(start + self.blocks[state.kind])
+        before = pitch + self.offset[:, None] + self.slope[:, None] * (RISE - 1) * BLOCK
+        is_known = (state.kind == BEGUN)[:, None] & (np.arange(BLOCK) >= state.first[:, None])
+        return blocks, np.where(is_known[:, None], clip(before), np.nan)
 
 
-def follow(state, pitches):
-    """State after the block of these pitches [4]."""
-    if np.isnan(pitches[-1]):
-        return State()
-    if state.kind == UNVOICED:
-        return State(BEGUN, pitches[-1], np.count_nonzero(np.isnan(pitches)))
-    return State(VOICED_ON, pitches[-1])
+def clip(pitches):
+    """Pitches within what is ever decoded."""
+    return np.minimum(np.maximum(pitches, LOWEST), HIGHEST)
+
+
+def follow(state, blocks):
+    """States after the blocks [n][4] that follow these states."""
+    is_voiced = ~np.isnan(blocks[:, -1])
+    has_begun = is_voiced & (state.kind == UNVOICED)
+    kind = np.where(is_voiced, np.where(has_begun, BEGUN, VOICED_ON), UNVOICED)
+    first = np.where(has_begun, np.count_nonzero(np.isnan(blocks), axis=1), 0)
+    return State(kind, blocks[:, -1], first)
 
 
 # ------------------------------------------------------------------------------- sender
@@ -275,8 +281,8 @@ def pitch_cost(pitches, wanted, slack=0.0):
 
     Errors of 3 % and 0 in two voiced frames cost 1, whatever the voicing of the other two.
     """
-    error = np.maximum(np.abs(pitches - wanted) - slack, 0)
-    return np.nansum(np.minimum((error / SCALE) ** 2, MOST), axis=-1)
+    error = np.fmax(np.abs(pitches - wanted) - slack, 0)  # 0 also where one of them is NaN
+    return np.minimum((error / SCALE) ** 2, MOST) @ np.ones(BLOCK)
 
 
 def voicing_cost(pitches, wanted):
@@ -284,76 +290,63 @@ def voicing_cost(pitches, wanted):
 
     NaN, 7, 7, 7 for 7, 7, 7, NaN costs 4 + 2.
     """
-    is_voiced, should_be = ~np.isnan(pitches), ~np.isnan(wanted)
-    missed = np.count_nonzero(~is_voiced & should_be, axis=-1)
-    invented = np.count_nonzero(is_voiced & ~should_be, axis=-1)
-    return MISSED * missed + INVENTED * invented
-
-
-class Path(NamedTuple):
-    """One of the sequences of indices that the sender keeps."""
-
-    cost: float
-    state: State
-    indices: tuple  # those that are not sent yet
+    should_be = ~np.isnan(wanted)
+    return (should_be != ~np.isnan(pitches)) @ np.where(should_be, MISSED, INVENTED)
 
 
 class Sender:
-    """Turns blocks of four pitches into indices of 6 or 8 bits, LAG blocks later."""
+    """Turns blocks of four pitches into indices of 6 or 8 bits, LAG blocks later.
+
+    It keeps the best sequences of indices, the best one first.
+    """
 
     def __init__(self, bits):
         self.codes = Codes(bits)
-        self.paths = [Path(0.0, State(), ())]
         self.wanted = np.array(NONE)  # the block before
+        # of each sequence
+        self.cost = np.zeros(1)
+        self.state = START
+        self.indices = np.zeros((1, 0), int)  # not sent yet
 
     def push(self, pitches):
         """List of the indices, none or one, that are decided once this block [4] is known."""
         costs, blocks = self.extend(pitches)
         best = np.sort(np.argpartition(costs, KEPT, axis=None)[:KEPT])  # of equal ones the first
         best = best[np.argsort(costs.ravel()[best], kind="stable")]
-        extended, seen = [], set()
-        for number in best:
-            parent, index = divmod(int(number), costs.shape[1])
-            state = follow(self.paths[parent].state, blocks[parent, index])
-            nearby = 0 if state.kind == UNVOICED else round(state.pitch * 500)
-            key = (state.kind, state.first, nearby)
-            if key not in seen and len(extended) < PATHS:
-                seen.add(key)
-                cost = costs[parent, index] - costs.ravel()[best[0]]
-                indices = (*self.paths[parent].indices, index)
-                extended.append(Path(cost, state, indices))
-        self.paths, self.wanted = extended, pitches
-        return self.send() if len(self.paths[0].indices) > LAG else []
+        parent, index = np.divmod(best, costs.shape[1])
+        state = follow(State(*(values[parent] for values in self.state)), blocks[parent, index])
+        # of several that lead to about the same state the best one is enough
+        nearby = np.where(state.kind == UNVOICED, 0, np.rint(state.pitch * 500))
+        _, first = np.unique([state.kind, state.first, nearby], axis=1, return_index=True)
+        kept = np.sort(first)[:PATHS]
+        self.state = State(*(values[kept] for values in state))
+        self.cost = costs.ravel()[best[kept]] - costs.ravel()[best[0]]
+        self.indices = np.column_stack([self.indices[parent[kept]], index[kept]])
+        self.wanted = pitches
+        return self.send() if self.indices.shape[1] > LAG else []
 
     def flush(self):
         """List of the indices that are left."""
-        return list(self.paths[0].indices)
+        return self.indices[0].tolist()
 
     def extend(self, pitches):
         """Costs [paths][codes] of all paths with all indices, and the blocks [paths][codes][4] that
         these mean.
         """
-        blocks, slack, cost = [], [], []
-        for path in self.paths:
-            meant, before = self.codes.extend(path.state)
-            blocks.append(meant)
-            # where a voice begins, the next index will move its pitch by up to half a cell
-            slack.append(self.codes.half_cell if path.state.kind == UNVOICED else 0)
-            late = 0 if before is None else pitch_cost(before, self.wanted)
-            cost.append(path.cost + np.broadcast_to(late, len(meant)))
-        blocks = np.array(blocks)
-        now = pitch_cost(blocks, pitches, np.array(slack)[:, None, None])
-        return np.array(cost) + now + voicing_cost(blocks, pitches), blocks
+        blocks, before = self.codes.extend(self.state)
+        # where a voice begins, the next index will move its pitch by up to half a cell
+        slack = np.where(self.state.kind == UNVOICED, self.codes.half_cell, 0)[:, None, None]
+        late = pitch_cost(before, self.wanted)
+        now = pitch_cost(blocks, pitches, slack)
+        return self.cost[:, None] + late + now + voicing_cost(blocks, pitches), blocks
 
     def send(self):
         """The oldest index of the best path; paths that disagree are dropped."""
-        sent = self.paths[0].indices[0]
-        self.paths = [
-            path._replace(indices=path.indices[1:])
-            for path in self.paths
-            if path.indices[0] == sent
-        ]
-        return [sent]
+        sent = self.indices[0, 0]
+        agree = self.indices[:, 0] == sent
+        self.cost, self.indices = self.cost[agree], self.indices[agree, 1:]
+        self.state = State(*(values[agree] for values in self.state))
+        return [int(sent)]
 
 
 # ------------------------------------------------------------------------------- receiver
@@ -366,7 +359,7 @@ class Receiver:
 
     def __init__(self, bits):
         self.codes = Codes(bits)
-        self.state = State()
+        self.state = START
         self.block = None  # the last one, [4]
 
     def push(self, index):
@@ -375,15 +368,14 @@ class Receiver:
         In a lost block a voice stays as it was before.
         """
         if index == LOST:
-            block, before = np.full(BLOCK, self.state.pitch), None
+            block = np.full(BLOCK, self.state.pitch[0])
         else:
             blocks, before = self.codes.extend(self.state)
-            block = blocks[index]
-            before = None if before is None else before[index]
-        decided = [self.block if before is None else before]
-        if self.block is None:
-            decided = []
-        self.state, self.block = follow(self.state, block), block
+            block = blocks[0, index]
+            if self.state.kind == BEGUN:
+                self.block = before[0, index]
+        decided = self.flush()
+        self.state, self.block = follow(self.state, block[None]), block
         return decided
 
     def flush(self):

@@ -106,32 +106,32 @@ def test_grid():
 @pytest.mark.parametrize("bits", [6, 8])
 def test_index_0_is_unvoiced_after_every_state(bits):
     codes = pitch.Codes(bits)
-    states = (pitch.State(), pitch.State(pitch.BEGUN, 7.0, 0), pitch.State(pitch.VOICED_ON, 7.0))
-    for state in states:
-        blocks, _ = codes.extend(state)
-        assert blocks.shape == (2**bits, 4)
-        assert np.isnan(blocks[0]).all()
+    kinds = np.array([pitch.UNVOICED, pitch.BEGUN, pitch.VOICED_ON])
+    blocks, _ = codes.extend(pitch.State(kinds, np.array([NAN, 7, 7]), np.array([0, 0, 0])))
+    assert blocks.shape == (3, 2**bits, 4)
+    assert np.isnan(blocks[:, 0]).all()
 
 
 def test_codes_by_hand():
     codes = pitch.Codes(6)
     cell = np.log2(400 / 55) / 15  # octaves: 0.1908
-    blocks, before = codes.extend(pitch.State())
-    assert before is None
+    (blocks,), (before,) = codes.extend(pitch.START)
+    assert np.isnan(before).all()
     np.testing.assert_allclose(blocks[1], [np.log2(55) + cell / 2] * 4)
     # 15 levels for each first frame: 1 to 15, 16 to 30 …
     np.testing.assert_allclose(blocks[18], [NAN] + [np.log2(55) + 2.5 * cell] * 3)
-    assert pitch.follow(pitch.State(), blocks[18]) == (pitch.BEGUN, blocks[18, 3], 1)
+    assert pitch.follow(pitch.START, blocks[18:19]) == ([pitch.BEGUN], blocks[18, 3:], [1])
 
     # then 9 parts of the cell by 6 changes: index 1 is the lowest pitch, falling by 0.3 octaves
-    blocks, before = codes.extend(pitch.State(pitch.BEGUN, 7.0, 1))
+    begun = pitch.State(np.array([pitch.BEGUN]), np.array([7.0]), np.array([1]))
+    (blocks,), (before,) = codes.extend(begun)
     start = 7 - cell * 4 / 9
     np.testing.assert_allclose(before[1], [NAN, start + 0.15, start + 0.075, start])
     np.testing.assert_allclose(blocks[1], start + np.array([-0.075, -0.15, -0.225, -0.3]))
 
     # then 3 lengths by 3 falls, 3 bends by 17 changes: 10 + 17 + 8 is neither bend nor change
-    blocks, before = codes.extend(pitch.State(pitch.VOICED_ON, 7.0))
-    assert before is None
+    (blocks,), (before,) = codes.extend(begun._replace(kind=np.array([pitch.VOICED_ON])))
+    assert np.isnan(before).all()
     np.testing.assert_allclose(blocks[1], [7 - 0.1 / 4, NAN, NAN, NAN])
     np.testing.assert_allclose(blocks[10 + 17 + 8], [7, 7, 7, 7])
     np.testing.assert_allclose(blocks[10 + 8], [7 - 0.02, 7 - 0.04, 7 - 0.02, 7])
