@@ -254,7 +254,6 @@ def smallest(scores, k):
     nb_groups = min(k, N // size)
     best = np.argpartition(minima, nb_groups - 1, axis=1)[:, None, :nb_groups]
     number = (np.arange(size)[:, None] * (N // size) + best).reshape(n, -1)
-    some = np.take_along_axis(scores, number, axis=1)
-    few = np.argpartition(some, k - 1, axis=1)[:, :k]
-    order = np.argsort(np.take_along_axis(some, few, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(number, np.take_along_axis(few, order, axis=1), axis=1)
+    row = np.arange(n)[:, None]
+    number = number[row, np.argpartition(scores[row, number], k - 1, axis=1)[:, :k]]
+    return number[row, np.argsort(scores[row, number], axis=1, kind="stable")]

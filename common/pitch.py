@@ -73,7 +73,8 @@ def candidates(frames):
     strength = strength - OCTAVE_COST * np.log2(lag * (HIGH_HZ / FS_HZ))
     strength = np.where(inside, strength, -np.inf)
     best = np.argsort(-strength, axis=1, kind="stable")[:, :CANDIDATES]
-    return np.take_along_axis(strength, best, axis=1), np.take_along_axis(lag, best, axis=1)
+    row = np.arange(len(best))[:, None]
+    return strength[row, best], lag[row, best]
 
 
 class Tracker:
@@ -97,15 +98,21 @@ class Tracker:
         self.past = x[-len(self.past) :]
         frames = sliding_window_view(x, WINDOW)[::N]
         peaks = np.abs(frames - frames.mean(axis=1, keepdims=True)).max(axis=1)
+        strengths, lags = candidates(frames)
+        unvoiced = [VOICED + self.quietness(peak) for peak in peaks]
+        strengths = np.column_stack([unvoiced, strengths])
+        pitches = np.column_stack([np.full(len(lags), np.nan), np.log2(FS_HZ / lags)])
         decided = []
-        for strengths, lags, peak in zip(*candidates(frames), peaks, strict=True):
-            self.loudest = max(self.loudest * DECAY, peak)
-            quietness = 2 - peak / self.loudest * (1 + VOICED) / SILENT
-            unvoiced = VOICED + max(quietness, 0)
-            self.extend(np.r_[unvoiced, strengths], np.r_[np.nan, np.log2(FS_HZ / lags)])
+        for frame in zip(strengths, pitches, strict=True):
+            self.extend(*frame)
             if len(self.pitches) > self.lookahead:
                 decided.append(self.decide())
         return np.array(decided)
+
+    def quietness(self, peak):
+        """0 for a frame with a loud peak, up to 2 for silence: then it is hardly voiced."""
+        self.loudest = max(self.loudest * DECAY, peak)
+        return max(2 - peak / self.loudest * (1 + VOICED) / SILENT, 0)
 
     def flush(self):
         """Pitch [n] of the frames that are left."""

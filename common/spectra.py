@@ -213,8 +213,9 @@ def parabola(x, nodes, values, k):
 
     k [n][f] is the number of the first of the three.
     """
-    x1, x2, x3 = (np.take_along_axis(nodes, k + i, axis=1) for i in range(3))
-    y1, y2, y3 = (np.take_along_axis(values, k + i, axis=1) for i in range(3))
+    row = np.arange(len(k))[:, None]
+    x1, x2, x3 = (nodes[row, k + i] for i in range(3))
+    y1, y2, y3 = (values[row, k + i] for i in range(3))
     slope = (y2 - y1) / (x2 - x1)
     curve = ((y3 - y2) / (x3 - x2) - slope) / (x3 - x1)
     return y1 + (x - x1) * (slope + curve * (x - x2))
