@@ -1,7 +1,6 @@
 """Network archives: what is saved comes back; what is broken or hostile is refused in one line."""
 
 import json
-import os
 import zipfile
 
 import keras
@@ -20,7 +19,7 @@ def network():
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
 
 
-def save_quantiser(filename, **changed):
+def save_quantiser(filename):
     """A quantiser of K = 4, dec 2, two stages of 5 codewords of dimension 3."""
     keras.utils.set_random_seed(1)
     layers = keras.layers
@@ -33,7 +32,7 @@ def save_quantiser(filename, **changed):
     codebooks = np.random.default_rng(1).normal(size=(2, 5, 3))
     predictor = np.eye(3) / 2
     options = {"eband_K": 4, "dec": 2, "vq_stages": 2, "num_embedding": 5, "embedding_dim": 3}
-    options |= {"Fs": 8000, "lower": 10} | changed
+    options |= {"Fs": 8000, "lower": 10}
     networks.save_quantiser(
         encoder, decoder, codebooks, predictor, options, filename, means=np.ones(4)
     )
@@ -48,18 +47,6 @@ def test_a_network_comes_back_with_options_and_arrays(network, tmp_path):
     np.testing.assert_array_equal(networks.read_arrays(net)["codebook"], values)
     x = np.ones((1, 3))
     np.testing.assert_array_equal(networks.load(net)(x), network(x))
-
-
-def test_a_network_file_is_half_as_large_as_its_weights(tmp_path):
-    """They are rounded to 11 bits, in the network that is saved as well: both give the same."""
-    layer = keras.layers.Dense(300)
-    network = keras.Sequential([keras.Input((300,)), layer])
-    before = np.array(layer.kernel)
-    networks.save(network, {}, tmp_path / "n.keras")
-    np.testing.assert_allclose(layer.kernel, before, rtol=2**-11, atol=1e-7)
-    saved = networks.load(tmp_path / "n.keras").get_weights()[0]
-    np.testing.assert_array_equal(saved, layer.kernel)
-    assert os.path.getsize(tmp_path / "n.keras") < 0.55 * before.nbytes
 
 
 def test_a_quantiser_comes_back(tmp_path):
@@ -91,29 +78,6 @@ def test_weights_of_a_diverged_training_are_neither_saved_nor_run(network, tmp_p
 
 EXPECTED = {"script": ("vq",), "K": range(2, 161), "Wo": (False, True)}
 GOOD = {"script": "vq", "K": 14, "Wo": False}
-BAD_OPTIONS = [
-    *({name: value for name, value in GOOD.items() if name != left_out} for left_out in GOOD),
-    *(GOOD | {"K": K} for K in (1, 161, 14.0, "14", True, None, [14], 10**400, float("nan"))),
-    *(GOOD | {"script": script} for script in ("vq2", None, {"vq": 1})),
-    *(GOOD | {"Wo": Wo} for Wo in (0, "False", None)),
-    *([], [GOOD], None, "vq", [["script", "vq"], 1]),
-]
-
-
-def bad_archives(folder):
-    """Fill a folder with files that are not networks of these scripts; returns their names."""
-    members = [*(json.dumps(options).encode() for options in BAD_OPTIONS), b"", b"{", b"\xff\xfe{}"]
-    for i, text in enumerate(members):
-        with zipfile.ZipFile(folder / f"options {i}", "w") as archive:
-            archive.writestr("options.json", text)
-    with zipfile.ZipFile(folder / "no options", "w") as archive:
-        archive.writestr("option.json", json.dumps(GOOD))
-    with zipfile.ZipFile(folder / "bomb", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("options.json", json.dumps(GOOD))
-        archive.writestr("model.weights.h5", bytes(2**27))
-    (folder / "cut").write_bytes((folder / "options 1").read_bytes()[:-30])
-    (folder / "empty").touch()
-    return [*folder.iterdir(), folder]
 
 
 def refusal(function, *arguments):
@@ -126,11 +90,34 @@ def refusal(function, *arguments):
     return message
 
 
-def test_every_bad_archive_is_refused_in_one_line(tmp_path):
-    for archive in bad_archives(tmp_path):
-        message = refusal(networks.read_options, archive, EXPECTED)
-        if archive.name == "options 4":
-            assert message.endswith(": a network with K 161, expected 2 to 160")
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({name: value for name, value in GOOD.items() if name != left_out} for left_out in GOOD),
+        *(GOOD | {"K": K} for K in (1, 161, 14.0, "14", True, None, [14], 10**400, float("nan"))),
+        *(GOOD | {"script": script} for script in ("vq2", None, {"vq": 1})),
+        *(GOOD | {"Wo": Wo} for Wo in (0, "False", None)),
+        *([], [GOOD], None, "vq", [["script", "vq"], 1]),
+    ],
+)
+def test_bad_options_are_refused(options, tmp_path):
+    with zipfile.ZipFile(tmp_path / "n", "w") as archive:
+        archive.writestr("options.json", json.dumps(options))
+    refusal(networks.read_options, tmp_path / "n", EXPECTED)
+
+
+def test_bad_archives_are_refused(tmp_path):
+    for name, member in (("no options", "option.json"), ("good", "options.json")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(member, json.dumps(GOOD))
+    networks.read_options(tmp_path / "good", EXPECTED)
+    with zipfile.ZipFile(tmp_path / "bomb", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("options.json", json.dumps(GOOD))
+        archive.writestr("model.weights.h5", bytes(2**27))
+    (tmp_path / "cut").write_bytes((tmp_path / "good").read_bytes()[:-30])
+    (tmp_path / "empty").touch()
+    for name in ("no options", "bomb", "cut", "empty", "."):
+        refusal(networks.read_options, tmp_path / name, EXPECTED)
 
 
 def test_nothing_of_a_network_is_executed(network, tmp_path):
@@ -171,7 +158,7 @@ BROKEN = {
     "model.weights.h5": lambda data: data[: len(data) // 2],
     "codebooks.npy": lambda data: data[:-1],
     "predictor.npy": lambda data: data.replace(b"(3, 3)", b"(9999999, 9999999)"),
-    "options.json": lambda data: data.replace(b'"dec": 2', b'"dec": 3'),
+    "options.json": lambda data: data.replace(b'"num_embedding": 5', b'"num_embedding": 6'),
 }
 
 
@@ -180,19 +167,6 @@ def test_a_quantiser_that_is_not_what_it_tells_is_refused(name, tmp_path):
     save_quantiser(tmp_path / "q.keras")
     change_member(tmp_path / "q.keras", name, BROKEN[name])
     refusal(networks.load_quantiser, tmp_path / "q.keras")
-
-
-@pytest.mark.parametrize("name", ["num_embedding", "embedding_dim", "eband_K"])
-def test_a_quantiser_of_other_sizes_is_refused(name, tmp_path):
-    save_quantiser(tmp_path / "q.keras", **{name: 6})
-    refusal(networks.load_quantiser, tmp_path / "q.keras")
-
-
-def test_a_network_of_old_is_refused(network, tmp_path):
-    """One whose codebooks were weights of a layer."""
-    options = {"eband_K": 4, "dec": 2, "vq_stages": 2, "num_embedding": 5, "embedding_dim": 3}
-    networks.save(network, options, tmp_path / "old.keras")
-    assert "an old network?" in refusal(networks.load_quantiser, tmp_path / "old.keras")
 
 
 def test_a_network_is_run_once(network):

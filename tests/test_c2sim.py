@@ -62,9 +62,6 @@ def outputs():
     return {path.name: path.read_bytes() for path in Path().iterdir() if path.name != "x.raw"}
 
 
-# ---------------------------------------------------------------- golden values
-
-
 def random_numbers(count):
     state, numbers = 1, []
     for _ in range(count):
@@ -134,9 +131,6 @@ def check_frame(f, period, L, voiced, *values):
     np.testing.assert_allclose(bands()[f, [0, 5, 13]], band, rtol=0, atol=2e-3)
     np.testing.assert_allclose(rate_K()[f, [0, 10, 19]], K, rtol=0, atol=2e-3)
     np.testing.assert_allclose(speech()[80 * f : 80 * f + 2], samples, rtol=0, atol=1)
-
-
-# ---------------------------------------------------------------- the real c2sim's files
 
 
 @pytest.fixture
@@ -210,9 +204,6 @@ def test_vectors_from_a_file_sound_as_with_c2sim(real, held_out):
     assert snr_dB(speech(real / "test_rateKin.sw"), speech()) > 85
 
 
-# ---------------------------------------------------------------- what must hold for any input
-
-
 def test_result_does_not_depend_on_the_block(monkeypatch):
     """Same bytes, but for the bands, whose sums BLAS may group by size."""
     source = speech_file(sample_speech(4)[:-33])
@@ -229,17 +220,6 @@ def test_result_does_not_depend_on_the_block(monkeypatch):
     assert len(model()) < 400
     del files_512["bands.f32"], files_7["bands.f32"]
     assert files_512 == files_7
-
-
-def test_frames_fill_up_with_zeros():
-    """ceil(samples/80) frames, and as much speech."""
-    samples = sample_speech(1)[:7921]
-    simulate(speech_file(samples), MODEL_FEATURES_SPEECH)
-    short = outputs()
-    assert len(model()) == len(bands()) == 100
-    assert len(speech()) == 8000
-    simulate(speech_file(np.r_[samples, np.zeros(79)]), MODEL_FEATURES_SPEECH)
-    assert outputs() == short
 
 
 def test_model_file_goes_through_unchanged():
@@ -273,19 +253,6 @@ def test_receiver_gives_what_the_sender_hears(options):
     simulate(source, "--rateK --rateKin quantised.f32 -o sender.raw", options)
     assert speech("sender.raw").any()
     assert Path("receiver.raw").read_bytes() == Path("sender.raw").read_bytes()
-
-
-def test_speech_through_analysis_and_synthesis_is_still_speech():
-    """The same mean band energies two frames later, but for the band below the fundamental."""
-    simulate(speech_file(sample_speech(10)), "--bands in.f32 -o y.raw")
-    simulate(Path("y.raw"), "--bands out.f32")
-    before, after = bands("in.f32")[:-2, 1:], bands("out.f32")[2:, 1:]
-    loud = before.mean(axis=1) > 30
-    assert np.count_nonzero(loud) > 300
-    np.testing.assert_allclose(np.mean(after[loud] - before[loud], axis=0), 0, atol=1.5)
-
-
-# ---------------------------------------------------------------- several files, frames left out
 
 
 def test_several_files_are_joined():
@@ -325,16 +292,6 @@ def test_frames_are_left_out_of_all_outputs(capsys):
     assert Path("again.f32").read_bytes() == Path("K.f32").read_bytes()
 
 
-def test_silent_frames_stay():
-    """With energies of -200 dB, in all files."""
-    source = speech_file(np.r_[sample_speech(1), np.zeros(1600), sample_speech(1)])
-    simulate(source, "--bands bands.f32 --modelout x.model")
-    simulate(source, "--rateK --rateKout K.f32")
-    assert len(bands()) == len(model()) == len(rate_K()) == 220
-    assert (bands()[105:115] == -200).all()
-    assert (rate_K()[105:115] == -150).all()
-
-
 def test_a_third_kind_of_vectors(monkeypatch, eager):
     """24 mel values: a row in the table of kinds is enough to write, quantise and hear them."""
     kind = spectra.Kind("mel", spectra.mel_grid(150, 3800, 24), is_energy=False, range_db=60)
@@ -345,14 +302,9 @@ def test_a_third_kind_of_vectors(monkeypatch, eager):
     simulate(source, "--rateK --K 24 --rateKout mel.f32 --modelout again.model")
     vectors = np.fromfile("mel.f32", "<f4").reshape(-1, 24)
     assert len(vectors) == 200
-    errors = []
-    for K, name in ((24, "again.model"), (20, "K.model")):
-        simulate(source, f"--rateK --K {K} --rateKout K.f32 --modelout {name}")
-        harmonic = spectra.harmonic_mask(model()["L"]) & (model()["A"] > 10)
-        difference_dB = 20 * np.log10(model(name)["A"][harmonic] / model()["A"][harmonic])
-        errors.append(np.mean(difference_dB**2))
-    assert errors[0] < errors[1] < 40  # more values say more
-
+    harmonic = spectra.harmonic_mask(model()["L"]) & (model()["A"] > 10)
+    difference_dB = 20 * np.log10(model("again.model")["A"][harmonic] / model()["A"][harmonic])
+    assert np.mean(difference_dB**2) < 40
     options = "--eband_K 24 --num_embedding 64 --epochs 60 --noplots"
     shorten(monkeypatch, vq_vae_ratek)
     call(vq_vae_ratek, "mel.f32", *options.split())
@@ -362,12 +314,8 @@ def test_a_third_kind_of_vectors(monkeypatch, eager):
     counted = spectra.is_counted(vectors, 10)
     assert np.mean((decoded - vectors)[counted] ** 2) < 0.3 * vectors[counted].var(axis=0).mean()
     simulate(source, "--rateK --K 24 --rateKin q.f32 -o y.raw")
-    parts = [np.abs(speech(name)).reshape(-1, 400) for name in ("x.raw", "y.raw")]
-    loudness = [np.log(1 + part.mean(axis=1)) for part in parts]
-    assert np.corrcoef(loudness)[0, 1] > 0.9
-
-
-# ---------------------------------------------------------------- features by hand
+    parts = np.abs([speech("x.raw"), speech("y.raw")]).reshape(2, -1, 400)
+    assert np.corrcoef(np.log(1 + parts.mean(axis=2)))[0, 1] > 0.9
 
 
 def test_band_matrix_by_hand():
@@ -380,19 +328,8 @@ def test_band_matrix_by_hand():
     starts = np.array([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204])
     np.testing.assert_array_equal(matrix[starts, range(13)], [2] + [1] * 12)
     # a triangle that rises in a and falls in b bins sums to (a − 1)/2 + (b + 1)/2
-    np.testing.assert_allclose(
-        matrix.sum(axis=0), [13, *[12] * 7, 18.5, 25, 25, 25, 38, 50], rtol=1e-6
-    )
-    empty = [24, 37, 50, 63, 88, 101, 127, 178, 255, 256]
-    np.testing.assert_array_equal(np.flatnonzero(~matrix.any(axis=1)), empty)
-
-
-def test_band_energy_by_hand():
-    power = np.zeros((2, 257), np.float32)
-    power[0, [12, 18]] = 10, 2  # bin 18 is halfway between 200 and 400 Hz
-    energy = c2sim.band_energies(power)
-    np.testing.assert_allclose(energy[0, 1:3], [10 * np.log10(11), 0], atol=1e-5)
-    assert (energy[1] == -200).all()
+    sums = [13, *[12] * 7, 18.5, 25, 25, 25, 38, 50]
+    np.testing.assert_allclose(matrix.sum(axis=0), sums, rtol=1e-6)
 
 
 def test_rate_K_by_hand():
@@ -407,9 +344,6 @@ def test_rate_K_by_hand():
     np.testing.assert_array_equal(vectors[1], -150)
     assert vectors[2, 0] == pytest.approx(60, abs=0.1)  # at 199.8 Hz
     np.testing.assert_allclose(vectors[2, 3:], 10, atol=1e-4)
-
-
-# ---------------------------------------------------------------- silence, clicks, overload
 
 
 TIME = np.arange(8000) / 8000
@@ -431,14 +365,13 @@ def test_any_signal_gives_numbers(signal):
     options = "--rateK --phase0 --postfilter"
     simulate(source, options, "--rateKout K.f32 --modelout rate_K.model -o K.raw")
     assert codec2_model.read_rate_K("K.f32", 20).shape == (nb_frames, 20)
+    if signal == "silence":
+        assert (rate_K() == -150).all()
     assert len(speech()) == len(speech("K.raw")) == 80 * nb_frames
     for name in ("x.model", "rate_K.model"):
         codec2_model.read(name)  # checks every record
         assert np.isfinite(model(name)["A"]).all()
         assert ((model(name)["L"] >= 9) & (model(name)["L"] <= 79)).all()
-
-
-# ---------------------------------------------------------------- speech files
 
 
 def test_wav_and_raw_are_the_same():

@@ -9,16 +9,9 @@ import codec2_model
 from codec2_model import RECORD
 from common import spectra
 from common.plumbing import FormatError
-from conftest import SAMPLE, call, records
+from conftest import call, records
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def changed(frame, name, value, *, m=...):
-    """Three frames, one of them changed in one value."""
-    frames = records(3)
-    frames[name][frame, m] = value
-    return frames
 
 
 def test_record_is_1300_bytes_in_the_order_of_codec2(tmp_path):
@@ -41,6 +34,7 @@ def test_write_gives_back_the_bytes_that_were_read(tmp_path, monkeypatch):
     frames["L"] = rng.integers(0, 161, 500)
     harmonic = spectra.harmonic_mask(frames["L"])
     frames["A"][harmonic] = rng.uniform(0, 30000, harmonic.sum())
+    frames["A"][5, 1:] = frames["Wo"][6] = frames["L"][6] = 0  # silence
     source, copy = tmp_path / "source.model", tmp_path / "copy.model"
     frames["phi"][harmonic] = rng.uniform(-30, 30, harmonic.sum())
     source.write_bytes(frames.tobytes())
@@ -48,14 +42,21 @@ def test_write_gives_back_the_bytes_that_were_read(tmp_path, monkeypatch):
     Wo, L, A, phi, voiced = codec2_model.read(source)
     codec2_model.write(Wo, L, A, phi, voiced, copy)
     assert copy.read_bytes() == source.read_bytes()
+    np.testing.assert_array_equal(codec2_model.read(source, 9)[1], L[:9])
+
+
+def changed(frame, name, value, m=...):
+    """Three frames, one of them changed in one value."""
+    frames = records(3)
+    frames[name][frame, m] = value
+    return frames
 
 
 def test_write_refuses_what_read_would_refuse(tmp_path):
     (tmp_path / "x.model").write_text("a good file")
-    for name, value, m in (("A", np.nan, 3), ("A", 1e20, 3), ("phi", np.inf, 3), ("Wo", 4, ...)):
-        frames = changed(1, name, value, m=m)
-        with pytest.raises(FormatError, match=rf"x\.model: frame 1: {name}"):
-            codec2_model.write(*(frames[name] for name in RECORD.names), tmp_path / "x.model")
+    frames = changed(1, "phi", np.inf, m=3)
+    with pytest.raises(FormatError, match=r"x\.model: frame 1: phi"):
+        codec2_model.write(*(frames[name] for name in RECORD.names), tmp_path / "x.model")
     assert (tmp_path / "x.model").read_text() == "a good file"
 
 
@@ -76,33 +77,12 @@ def test_memory_of_readers(tmp_path, monkeypatch):
     np.testing.assert_array_equal(three, frames[7653:7656])
 
 
-@pytest.mark.parametrize(("most", "count"), [(None, 5), (2, 2), (9, 5)])
-def test_max_nb_samples_keeps_the_first_frames(tmp_path, most, count):
-    frames = records(5)
-    frames["voiced"] = np.arange(5)
-    (tmp_path / "x.model").write_bytes(frames.tobytes())
-    *_, voiced = codec2_model.read(tmp_path / "x.model", most)
-    np.testing.assert_array_equal(voiced, np.arange(5)[:count])
-
-
-def test_silence_and_leftovers_are_fine(tmp_path):
-    frames = records(4)
-    frames["A"][:, :1] = frames["A"][:, 40:] = [[np.nan], [np.inf], [-1], [1e38]]
-    frames["A"][1, 1:40] = 0
-    frames["Wo"][2], frames["L"][2] = 0, 0
-    frames["Wo"][3] = np.pi
-    (tmp_path / "x.model").write_bytes(frames.tobytes())
-    assert codec2_model.read(tmp_path / "x.model")[1].tolist() == [39, 39, 0, 39]
-
-
 BAD_MODELS = {
     "empty": (b"", "empty, expected 1300 byte model records"),
     "truncated": (records(2).tobytes()[:-1], "2599 bytes"),
     "text": ((b"Some text, as long as three model records are.\n" * 83)[:3900], "not a model file"),
-    "wav": (SAMPLE.read_bytes()[: 1300 * 20], "not a model file"),
     "L 161": (changed(2, "L", 161), "frame 2: L = 161"),
     "Wo NaN": (changed(1, "Wo", np.nan), "frame 1: Wo = nan"),
-    "Wo 3.2": (changed(2, "Wo", 3.2), "frame 2: Wo = 3.2"),
     "A NaN": (changed(1, "A", np.nan, m=1), "frame 1: A[1] = nan"),
     "A negative": (changed(2, "A", -1, m=20), "frame 2: A[20] = -1"),
     "A loud": (changed(0, "A", 1.1e6, m=1), "frame 0: A[1] = 1.1e+06, expected 0 to 1e+06"),
@@ -234,13 +214,6 @@ def test_bad_indices_are_refused(tmp_path, kind):
     with open(tmp_path / "x.npy", "wb") as file:
         for array in (BAD_INDICES[kind], 4, np.uint32(7)):
             np.save(file, array)
-    with pytest.raises(FormatError, match=r"x\.npy: "):
-        codec2_model.read_indices(tmp_path / "x.npy", 16, 2, 1)
-
-
-def test_indices_that_are_cut_off_are_refused(tmp_path):
-    codec2_model.write_indices(GOOD_INDICES, 4, 7, tmp_path / "x.npy")
-    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-8])
     with pytest.raises(FormatError, match=r"x\.npy: "):
         codec2_model.read_indices(tmp_path / "x.npy", 16, 2, 1)
 

@@ -126,20 +126,6 @@ def test_speech_of_ones_own(tmp_path):
     assert passages[-1] == ("54–60 s", 54, 60)
 
 
-def test_public_speech(tmp_path, monkeypatch):
-    """Clips that are not in the training speech, a passage each; else the bundled sample."""
-    assert not {"ve9qrp", "vk2tpm_004", "david4", "cross", "g3plx"} & set(demo.CLIPS)
-    monkeypatch.setattr(demo, "EXAMPLES", tmp_path)
-    assert demo.choose_speech("")[1] == "the bundled synthetic sample"
-    for i, clip in enumerate(demo.CLIPS):
-        np.full(4000 * (i + 1), i, np.int16).tofile(tmp_path / f"{clip}.raw")
-    speech, title, passages = demo.choose_speech("")
-    assert title == "7 recordings of Debian's codec2-examples"
-    for i, (clip, start, end) in enumerate(passages):
-        assert clip == demo.CLIPS[i]
-        assert (speech[int(start * 8000) : int(end * 8000)] == i).sum() == 4000 * (i + 1)
-
-
 def test_failure_leaves_the_old_demo(tmp_path, monkeypatch):
     """A script that is missing: its one line, the old folder untouched, nothing beside it."""
     monkeypatch.setattr(demo, "FOLDER", tmp_path / "demo")
@@ -156,13 +142,6 @@ def test_failure_leaves_the_old_demo(tmp_path, monkeypatch):
     assert exit.value.code == "vq_out.py: error: x.keras: No such file or directory"
     assert sorted(os.listdir(tmp_path)) == ["demo", "my.wav"]
     assert (tmp_path / "demo" / "index.html").read_text() == "old"
-
-
-def test_a_failing_script_tells_its_last_line(tmp_path, monkeypatch):
-    (tmp_path / "script.py").write_text("import sys; sys.exit('usage\\nscript.py: error: no')")
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
-    with pytest.raises(demo.Failed, match=r"^script.py: error: no$"):
-        demo.run(tmp_path, "script.py")
 
 
 @pytest.mark.parametrize("samples", [0, 2880])

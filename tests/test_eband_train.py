@@ -90,18 +90,6 @@ def test_excess_is_that_of_c2sim():
     assert np.nanmax(np.abs(error - excess)) < 0.01  # to_bins() rounds to float16
 
 
-def test_untrained_network_reads_a_slope_where_the_harmonics_are():
-    """2 dB per band everywhere: amplitudes are those of the frequencies m·Wo, plus the excess."""
-    Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 80, np.pi / 10, (50, 1)))
-    network = eband_train.build_network(True, LINES, np.zeros(128))
-    y = network.predict_on_batch([np.tile(np.float32(2 * np.arange(14)), (50, 1)), Wo])
-    m = np.rint(np.arange(128) * np.pi / 128 / Wo)  # the harmonic nearest to each bin
-    found = (m > 0) & (np.rint(m * Wo * 128 / np.pi) == np.arange(128))
-    excess = keras.ops.convert_to_numpy(eband_train.harmonics_in_bins(Wo)[2])
-    expected = 2 * 13 / 127 * m * Wo * 128 / np.pi + excess
-    np.testing.assert_allclose(y[found], expected[found], atol=1e-3)
-
-
 @pytest.mark.parametrize("with_Wo", [True, False])
 def test_network_sees_what_is_wrong_with_its_bands(with_Wo):
     """Untrained it is the interpolation; the first layer sees bands without mean, differences."""
@@ -162,21 +150,12 @@ def test_figures_and_plots(trained, sample):
     assert values["held-out network SD"] < values["held-out interpolation SD"]
     assert values["held-out network variance"] < values["held-out network SD"]
     assert values["last"] == values["test network SD"]
-    of_all = [values[f"{x} network SD"] * values[f"{x} frames"] for x in ("train", "held-out")]
-    assert values["test network SD"] == pytest.approx(sum(of_all) / n, abs=0.01)
     names = ("loss", "sd", "frames_1", "frames_2", "frames_3")
     found = {path.name for path in (folder / "plots").iterdir()}
     assert found == {f"eband_train_{name}.png" for name in names}
-
-
-def test_options_and_shape_travel_with_the_network(trained, sample):
-    network = trained[0] / "ampnn.keras"
-    options = networks.read_options(network, {"input": ("bands and Wo",), "width": (128,)})
+    expected = {"input": ("bands and Wo",), "width": (128,)}
+    options = networks.read_options(folder / "ampnn.keras", expected)
     assert [options[x] for x in ("eband_K", "eband_start", "gain", "dec")] == [14, 0, 10, 1]
-    bands = codec2_model.read_rate_K(sample[0], 14)
-    bands = bands[: len(bands) - len(bands) // 10]  # the training part
-    distance = spectra.shape_distance(bands, networks.read_arrays(network)["shape"])
-    assert distance == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.usefixtures("one_correction")

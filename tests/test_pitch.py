@@ -76,10 +76,6 @@ def test_track_agrees_with_praat(shared):
     assert np.mean(np.abs(ours - theirs)[both] < np.log2(1.03)) >= 0.9
 
 
-def test_grid():
-    assert pitch.grid(5, 1, 2) == (-1, -0.25, 0, 0.25, 1)
-
-
 def test_codes_by_hand():
     codes = pitch.Codes(6)
     cell = np.log2(400 / 55) / 15  # octaves: 0.1908

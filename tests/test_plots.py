@@ -141,13 +141,3 @@ def test_sd_over_time():
     gap = np.flatnonzero(np.isnan(sd))
     np.testing.assert_allclose(seconds[gap], [56.04, 56.12])
     assert over_time.get_ylabel() == "SD (dB²), means of 0.08 s"
-
-
-def test_losses_over_whole_epochs(tmp_path, capsys):
-    fig = plots.plot_losses([(3, 4), (2, 3)], ["train", "held-out"], "SD (dB²)")
-    (ax,) = fig.axes
-    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[1, 4], [2, 3]])
-    assert all(float(tick).is_integer() for tick in ax.get_xticks())
-    plots.show({"loss": fig}, tmp_path)
-    assert capsys.readouterr().out == f"plot: {tmp_path / 'loss.png'}\n"
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -47,16 +47,6 @@ def test_target_by_hand():
     np.testing.assert_array_equal(frames["L"], 39)
 
 
-@pytest.mark.parametrize(("width", "filled"), [(128, 128 - 1), (256, 160)])
-def test_lowest_pitch_fits(width, filled):
-    """160 harmonics in 128 bins: two may meet in one; the first bin is below half of F0."""
-    frames = records(1, Wo=np.pi / 161, L=160, A=10)
-    target = spectra.to_bins(frames["Wo"], frames["L"], frames["A"], width, cutoff_hz=4000)
-    assert np.count_nonzero(target == 20) == filled
-    A_hat = spectra.from_bins(target, frames["Wo"], frames["L"])
-    np.testing.assert_allclose(A_hat[0], np.r_[0, np.full(160, 10)], rtol=1e-6)
-
-
 def test_rate_K_to_L_goes_through_the_vector():
     """A harmonic at a newamp1 frequency has the value of the vector; parabolas run between."""
     vectors = np.random.default_rng(1).uniform(20, 60, (1, 20))

@@ -112,22 +112,6 @@ def test_delay(files, sent):
     assert values["file network SD"] > sent["file network SD"]
 
 
-def test_all_outputs_or_none(files, tmp_path, monkeypatch):
-    """A disk that is full when the second file is written: the first one is not changed either."""
-
-    def full(vectors, filename):
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / "x.npy").write_bytes(b"old")
-    monkeypatch.setattr(codec2_model, "write_rate_K", full)
-    outputs = ("--indexout", tmp_path / "x.npy", "--testout", tmp_path / "y.f32")
-    with pytest.raises(OSError, match="No space left") as error:
-        call(script, files / "n.keras", files / "x.f32", *outputs, "--noplots")
-    assert error.value.filename == str(tmp_path / "y.f32")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
-    assert (tmp_path / "x.npy").read_bytes() == b"old"
-
-
 def test_warnings(files, tmp_path, capsys):
     """K = 20 vectors that are taken for K = 14 change from frame to frame as speech does not."""
     codec2_model.write_rate_K(speech_like(140, 20), tmp_path / "x.f32")

@@ -9,7 +9,7 @@ import codec2_model
 import vq_ber
 import vq_out
 import vq_vae_ratek_conv1d as script
-from common import networks, search, spectra
+from common import networks, search
 from conftest import call, figures, shorten, speech_like
 
 SMALL = ("--num_embedding", "16", "--embedding_dim", "8", "--epochs", "2")
@@ -79,21 +79,6 @@ def test_two_rounds_come_to_the_errors_of_a_closed_loop():
     np.testing.assert_allclose(two_rounds, np.mean(errors), rtol=0.02)
 
 
-def test_filters_have_the_size_that_the_constants_tell():
-    """The same for all frames of a chunk; at 1 to 1.6 kHz no cutoff reaches."""
-    args = script.parse_args(["x.f32"])
-    x = np.full((20000, 2, 14), 60, np.float32)
-    response = script.random_filter(x, args, np.random.default_rng(1)) - 60
-    np.testing.assert_array_equal(response[:, 0], response[:, 1])
-    middle = response[:, 0, 5:9]
-    assert np.abs(middle.mean()) < 0.1
-    cosines = np.cos(np.pi * np.outer([1, 2, 3], spectra.KINDS[14, 8000].hz[5:9]) / 4000)
-    expected = script.GAIN_DB**2 / 3 + script.FILTER_DB**2 * np.mean(cosines**2) * 2
-    assert middle.var() == pytest.approx(expected, rel=0.05)
-    steep = response[:, 0, 0] < middle.mean(axis=1) - 25
-    assert 0.03 < steep.mean() < 0.3
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder with n.keras and pictures of a short training; the figures printed."""
@@ -124,19 +109,6 @@ def test_figures_archive_and_pictures(trained):
     names = {path.name for path in (folder / "plots").iterdir()}
     kinds = ("training.gif", "training.png", "sd.png", "frames_1.png")
     assert names == {f"vq_vae_ratek_conv1d_{kind}" for kind in kinds}
-
-
-def test_a_start_from_another_network_keeps_each_weight_at_its_input():
-    assert script.moved(np.array([1, 2, 3]), 1).tolist() == [0, 1, 2]
-    assert script.moved(np.array([1, 2, 3]), -1).tolist() == [2, 3, 0]
-
-
-def test_low_delay_is_70_ms():
-    args = script.parse_args(["x", "--dec", "4", "--num_embedding", "16", "--low_delay"])
-    network = script.build_network(np.zeros(14), args)
-    encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
-    coder = search.coder_of_network(encoder, decoder, np.zeros((2, 16, 32)), 4)
-    assert search.delay_ms(coder, 0) == 70
 
 
 class Rounding(layers.Layer):
