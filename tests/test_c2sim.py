@@ -366,7 +366,7 @@ def test_any_signal_gives_numbers(signal):
     simulate(source, options, "--rateKout K.f32 --modelout rate_K.model -o K.raw")
     assert codec2_model.read_rate_K("K.f32", 20).shape == (nb_frames, 20)
     if signal == "silence":
-        assert (rate_K() == -150).all()
+        assert (rate_K()[50:] == -150).all()
     assert len(speech()) == len(speech("K.raw")) == 80 * nb_frames
     for name in ("x.model", "rate_K.model"):
         codec2_model.read(name)  # checks every record
