@@ -124,7 +124,7 @@ def test_warnings(files, tmp_path, capsys):
 
 def test_gain_stages_codebooks_and_pictures(files, tmp_path):
     """Of a file of log10(energy), as c2sim wrote it before 2020."""
-    x = codec2_model.read_rate_K(files / "x.f32", 14)[:110]
+    x = codec2_model.read_rate_K(files / "x.f32", 14)[:40]
     codec2_model.write_rate_K(x / 10, tmp_path / "log10.f32")
     codec2_model.write_rate_K(x, tmp_path / "dB.f32")
     outputs = (
@@ -146,4 +146,4 @@ def test_gain_stages_codebooks_and_pictures(files, tmp_path):
     quantiser = networks.load_quantiser(files / "n.keras")
     np.testing.assert_array_equal(latent, quantiser.codebooks[1])
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"vq_out_sd.png", "vq_out_frames_1.png", "vq_out_frames_4.png"} <= names
+    assert {"vq_out_sd.png", "vq_out_frames_1.png"} <= names
