@@ -57,13 +57,6 @@ def test_prediction_paths_and_smoother_gain(trained):
     assert sd < 0.75 * np.mean((blocks - decoded) ** 2)
 
 
-def test_a_regression_with_weights():
-    """y = 2x where it counts."""
-    x, y = np.float32([[[1], [2], [3]]]), np.float32([[[2], [4], [100]]])
-    matrix = classical.regression(x, y, np.float32([[1, 1, 0]]))
-    assert matrix == pytest.approx(2, abs=0.01)
-
-
 def test_paths_find_the_best_sequence(monkeypatch):
     """3 blocks of one stage of 4 codewords: all 64 sequences are compared."""
     monkeypatch.setattr(classical, "PATHS", 64)

@@ -23,7 +23,6 @@ def test_decimate():
     np.testing.assert_array_equal(eband_out.decimate(vectors, 1), vectors)
     np.testing.assert_allclose(eband_out.decimate(vectors, 3)[:, 0], [0, 3, 6, 9, 6, 3, 0])
     np.testing.assert_allclose(eband_out.decimate(vectors[:6], 2)[:, 0], [0, 3, 6, 7.5, 9, 9])
-    np.testing.assert_array_equal(eband_out.decimate(vectors, 2**31 - 1), np.zeros((7, 1)))
 
 
 def errors_dB(model, model_hat):
@@ -62,11 +61,10 @@ def test_model_file_and_figures(trained, sample, tmp_path):
     assert values["file network variance"] == pytest.approx(variance.mean(), abs=0.01)
 
 
-@pytest.mark.parametrize("dec", [1, 3])
-def test_pairs_of_vectors(sample, tmp_path, dec):
+def test_pairs_of_vectors(sample, tmp_path):
     """All frames are there with the mean of the model file, and the figures are the trainer's."""
     network, model = tmp_path / "n.keras", tmp_path / "out.model"
-    options = ("--dec", dec, "--epochs", 1, "--nb_samples", 400, "--noplots", "--test", *sample)
+    options = ("--dec", 3, "--epochs", 1, "--nb_samples", 400, "--noplots", "--test", *sample)
     expected = figures(call(ebanddec_train, *sample, *options, "--nnout", network))
     values = figures(call(eband_out, network, *sample, "--modelout", model, "--noplots"))
     for name in ("network SD", "interpolation SD"):  # of a few more frames
@@ -76,7 +74,7 @@ def test_pairs_of_vectors(sample, tmp_path, dec):
     means = np.nanmean(errors_dB(sample[1], model), axis=1)
     np.testing.assert_allclose(means, 0, atol=0.05)
     args = eband_out.parse_args([str(x) for x in (network, *sample, "--dec", 2)])
-    with pytest.raises(FormatError, match=f"--dec {dec} of its own"):
+    with pytest.raises(FormatError, match="--dec 3 of its own"):
         eband_out.load(args)
 
 

@@ -72,12 +72,3 @@ def test_trains_tests_and_plots(dec, plot, sample, tmp_path):
         assert found == {f"ebanddec_train_{name}.png" for name in names}
     expected = {"input": ("band pairs",), "width": (128,), "dec": (dec,), "eband_K": (14,)}
     assert networks.read_options(network, expected)
-
-
-def test_command_line(run, sample, tmp_path):
-    """As its user runs it: nothing on stderr, one file."""
-    options = ("--dec", 2, "--epochs", 1, "--noplots", "--nb_samples", 250)
-    result = run("ebanddec_train.py", *sample, *options)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert [path.name for path in tmp_path.iterdir()] == ["ampnn_dec.keras"]
-    assert "backend: tensorflow on " in result.stdout

@@ -13,7 +13,6 @@ import codec2_model
 import eband_out
 import newamp1_train
 from common import networks, sound, spectra
-from common.plumbing import FormatError
 from conftest import SAMPLE, call, figures
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -120,10 +119,3 @@ def test_features_of_c2enc_to_speech(tmp_path, monkeypatch):
     assert figures(out)["last"] == pytest.approx(values["test network SD"], abs=0.01)
     call(c2sim, "--modelin", "out.model", "-o", "out.raw")
     assert os.path.getsize("out.raw") == 160 * codec2_model.count_items("feat.model")
-
-
-def test_resampled_amplitudes_are_refused(rate_K, resampled):
-    """Those that c2sim writes with --rateK are no target."""
-    told = "L.model: holds the .* in a call of its own: c2sim.py SPEECH --modelout"
-    with pytest.raises(FormatError, match=told):
-        newamp1_train.load(newamp1_train.parse_args([str(rate_K[0]), str(resampled)]))

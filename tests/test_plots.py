@@ -116,11 +116,13 @@ def test_typical_frames_are_loud_and_spread_over_the_percentiles():
     np.testing.assert_array_equal(found, [1050, 1350, 1650, 1950])
 
 
-def test_means_over_time_by_hand():
-    values, numbers = np.array([1.0, 3, 5, 7]), np.array([10, 11, 12, 16])
-    first, means = plots.means_over_time(values, numbers, 2)
-    assert first.tolist() == [10, 12, 14, 16]
-    np.testing.assert_array_equal(means, [2, 5, np.nan, 7])
+def test_a_broken_matplotlibrc_is_told(run, tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff")
+    (tmp_path / "x.f32").write_bytes(bytes(560))
+    result = run("vq_pager.py", 14, "x.f32")
+    assert result.returncode == 1
+    assert "mend or remove matplotlibrc" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
 
 
 def test_sd_over_time():

@@ -136,15 +136,3 @@ def test_disk_full(run, tmp_path):
     result = run("c2sim.py", SAMPLE, "--bands", "out.f32", "-o", "out.wav", **full)
     assert_refused(result, "out.", "File too large")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_closed_stdout_is_quiet(tmp_path):
-    """As with `| head -1`: no complaint, and no half a file."""
-    command = [sys.executable, ROOT / "c2sim.py", SAMPLE, "-o", "-"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
-        process.stdout.read(1)
-        process.stdout.close()
-        errors = process.stderr.read().decode()
-    assert not [line for line in errors.splitlines() if not line.startswith(f"{SAMPLE}: ")]
-    assert not os.listdir(tmp_path)

@@ -34,12 +34,6 @@ def two_speakers():
     return measure.Speech("two", noise(25, 1), ["first", "second"], np.array([0, 80000]))
 
 
-def test_speakers_of_frames_and_pieces(two_speakers):
-    """Frames of 10 ms: 1000 and 1500; pieces of 8 s by their middles, the last 1 s is left out."""
-    assert np.bincount(measure.speakers_of_frames(two_speakers, 2500)).tolist() == [1000, 1500]
-    assert measure.speakers_of_pieces(two_speakers).tolist() == [0, 1, 1]
-
-
 def test_bootstrap_draws_speakers():
     """Two speakers of 1, 1 and 3, 3: the means are 1, 2 and 3, with 1/4, 1/2 and 1/4."""
     means = measure.bootstrap([1, 1, 3, 3], [0, 0, 1, 1])
@@ -102,14 +96,6 @@ def test_a_page_changes_only_between_its_marks(tmp_path):
     assert page.read_text() == expected.replace("new", "newer")
     with pytest.raises(plumbing.FormatError, match="expected a line <!-- made by c -->"):
         measure.write_page(page, "made by c", "lost\n")
-
-
-def test_every_table_has_a_place():
-    """The marks that results.py writes to are in the pages."""
-    pages = [page.read_text() for page in (results.README, results.EXPERIMENTS)]
-    for name in results.TABLES:
-        assert any(f"<!-- made by make results: {name} -->\n" in page for page in pages), name
-    assert "<!-- made by make results-train -->\n" in pages[1]
 
 
 def row(label, K, delay_ms, errors):

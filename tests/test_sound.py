@@ -7,7 +7,7 @@ import pytest
 
 from common import sound
 from common.plumbing import FormatError
-from conftest import SAMPLE, sample_speech, snr_dB, sound_file
+from conftest import SAMPLE, sample_speech, sound_file
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +37,6 @@ def test_all_sample_formats_are_converted(what):
     scaled = samples / 2**15 if subtype in ("FLOAT", "DOUBLE") else samples
     sound_file(name, scaled, 8000, subtype, *kind)
     np.testing.assert_array_equal(sound.read_speech(name), samples)
-
-
-@pytest.mark.parametrize("what", ["x.wav ULAW", "x.ogg VORBIS", "x.mp3 MPEG_LAYER_III"])
-def test_coarse_sample_formats_are_converted(what):
-    t = np.arange(8000) / 8000
-    samples = np.rint(8000 * np.sin(2 * np.pi * 440 * t)).astype(np.int16)
-    name, subtype = what.split()
-    sound_file(name, samples, 8000, subtype)
-    assert snr_dB(samples.astype(float), sound.read_speech(name)) > 25
 
 
 @pytest.mark.parametrize("kind", ["WAV PCM_16", "FLAC PCM_16", "OGG VORBIS", "MP3 MPEG_LAYER_III"])
@@ -99,10 +90,3 @@ def test_bad_speech_is_refused(name):
     Path(name).write_bytes(content)
     with pytest.raises(FormatError, match=f"^{name}: .*{what}"):
         sound.read_speech(name)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_numbers_are_refused(value):
-    sound_file("bad.wav", np.array([0, value, 0]), 8000, "FLOAT")
-    with pytest.raises(FormatError, match=r"^bad\.wav: .*not all samples are numbers"):
-        sound.read_speech("bad.wav")

@@ -87,16 +87,6 @@ def test_shapes_of_vectors():
     assert same == pytest.approx(np.sqrt(2 / 3))  # the third value does not spread
 
 
-def test_levels_of_frames():
-    """Bands of 40 dB each, the outer two doubled: A² = 13·10⁴, rms² = 2 A².
-
-    Values of 40 dB at 20 frequencies: 3501 Hz of harmonics that are TYPICAL_F0_HZ apart.
-    """
-    assert spectra.frame_levels(np.full((2, 14), 40.0)) == pytest.approx([54.15] * 2, abs=0.01)
-    level = 40 + 10 * np.log10(2 * 3501.2 / spectra.TYPICAL_F0_HZ)
-    assert spectra.frame_levels(np.full((1, 20), 40.0)) == pytest.approx([level], abs=0.01)
-
-
 def test_active_level_by_hand():
     """Frames 16 dB or more below the active ones do not count, others do."""
     level, active = spectra.active_level(np.repeat([60.0, 20.0], 5))

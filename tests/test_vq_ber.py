@@ -54,17 +54,6 @@ def test_no_single_swap_is_better():
             assert cost(codebook, swapped, use) >= best * (1 - 1e-4)
 
 
-def test_flipped_bits():
-    rng = np.random.default_rng(3)
-    indices = rng.integers(0, 256, (20000, 2))
-    np.testing.assert_array_equal(script.flip_bits(indices, 256, [0, 0], rng), indices)
-    wrong = script.flip_bits(indices, 256, [0, 10], rng) ^ indices
-    assert (wrong[:, 0] == 0).all()
-    for bit in range(8):
-        assert np.mean(wrong[:, 1] >> bit & 1) == pytest.approx(0.1, abs=0.01)
-    assert wrong.max() < 256
-
-
 @pytest.fixture(scope="module")
 def printed(files):
     """What the command prints that writes n2.keras and a picture."""

@@ -80,7 +80,7 @@ def test_delay_is_what_help_says(coded, capsys):
     with pytest.raises(SystemExit):
         script.parse_args(["--help"])
     assert f"it takes {script.DELAY_MS} ms" in capsys.readouterr().out
-    speech = np.fromfile(coded / "speech.raw", "<i2")
+    speech = np.fromfile(coded / "speech.raw", "<i2", 18 * script.BLOCK)
     for rate, sizes in script.RATES.items():
         quantiser = script.load_quantiser(script.NETWORKS / sizes.network, rate)
         widths = script.widths(quantiser, rate)
@@ -117,15 +117,6 @@ def test_a_pipe_with_pauses_carries_the_same_bits_and_speech(coded):
             time.sleep(0.1)
         decoded = receiver.communicate()[0]
     assert decoded == (coded / "700.raw").read_bytes()
-
-
-def test_lost_vectors_are_interpolated(coded):
-    data, whole = (coded / "1300.bit").read_bytes(), np.fromfile(coded / "1300.raw", "<i2")
-    lossy = decode(coded, data, "--lost", 0.1, "--seed", 3)
-    assert len(lossy) == len(whole)
-    assert (lossy != whole).any()
-    levels = [np.std(np.float64(x)) for x in (lossy, whole)]
-    assert levels[0] == pytest.approx(levels[1], rel=0.4)
 
 
 def test_what_was_received_of_a_file_that_is_cut_off_is_decoded(coded, capsys):

@@ -99,7 +99,7 @@ def test_shannon_bound():
 
 
 def test_qpsk_finds_the_constellation(run, tmp_path):
-    """The script as its user runs it; the same seed gives the same figures in another process."""
+    """The script as its user runs it."""
     options = ("--test", "qpsk", "--num_embedding", 4, "--epochs", 2, "--nb_samples", 20000)
     result = run("vq_vae_demo.py", *options, "--plot_dir", "plots")
     assert result.returncode == 0, result.stderr

@@ -55,18 +55,3 @@ def test_start_is_k_means(tmp_path, monkeypatch):
     for part in ("train", "held-out"):
         kmeans = values[f"{part} k-means SD"]
         assert values[f"{part} network SD"] == pytest.approx(kmeans, rel=0.005)
-
-
-def test_k_means_finds_two_clouds(tmp_path, monkeypatch):
-    """Two clouds and two codewords: their centres."""
-    monkeypatch.setattr(script, "GAIN_DB", 1)
-    monkeypatch.setattr(script, "FILTER_DB", 0.1)
-    rng = np.random.default_rng(1)
-    centres = np.float32([[20], [60]])
-    x = centres[rng.integers(0, 2, 1000)] + rng.normal(0, 1, (1000, 14))
-    codec2_model.write_rate_K(x, tmp_path / "clouds.f32")
-    options = ("--num_embedding", 2, "--epochs", 1, "--noplots", "--nnout", tmp_path / "n.keras")
-    call(script, tmp_path / "clouds.f32", *options)
-    codebook = networks.load_quantiser(tmp_path / "n.keras").baseline["kmeans"][0]
-    ordered = codebook[np.argsort(codebook[:, 0])]
-    np.testing.assert_allclose(ordered, np.repeat(centres, 14, axis=1), atol=0.5)
