@@ -114,7 +114,7 @@ def start_up():
 
 
 def training_speed(name):
-    """Training steps or frames per second: of as many more epochs as take about half a minute."""
+    """Training frames per second: of a long training less a short one."""
     few, many = (10, 90) if name.startswith("vq_") else (1, 9)
     options = f"{TRAINERS[name]} --noplots --epochs"
     took = run(script(name, f"{options} {many}"))[0] - run(script(name, f"{options} {few}"))[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.io import wavfile
 
 from common import search
@@ -96,6 +97,7 @@ def run_here(command, patch):
         if PROMISED in command:
             patch.setattr(search, "SAMPLES", samples)
             argv += ["--mbest", 16]
+            tf.config.run_functions_eagerly(False)  # compiling pays for a long search
         elif "--indexin" not in argv:
             argv += ["--mbest", 2, "--nb_samples", 200]
     if name == "./eband_out.py":
@@ -127,6 +129,7 @@ def test_commands_work_in_the_order_given(tmp_path, monkeypatch, eager):
             with monkeypatch.context() as patch:
                 printed = run_here(command.partition(";")[0], patch)
             assert "nan" not in printed
+            tf.config.run_functions_eagerly(True)
             if PROMISED in command:
                 found = float(printed.splitlines()[-1])
         else:
