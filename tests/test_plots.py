@@ -36,7 +36,7 @@ def test_keys(pager):
     for modifier in ("shift", "control", "alt", None):
         assert press(pager, modifier) == 0
     press(pager, "q")
-    assert not plt.get_fignums()
+    assert not plt.fignum_exists(pager.fig.number)
 
 
 def test_click_quits_unless_the_toolbar_zooms(pager):
@@ -44,10 +44,10 @@ def test_click_quits_unless_the_toolbar_zooms(pager):
     click = MouseEvent("button_press_event", canvas, 10, 10, button=1)
     canvas.toolbar = type("Toolbar", (), {"mode": "zoom rect"})
     canvas.callbacks.process("button_press_event", click)
-    assert plt.get_fignums()
+    assert plt.fignum_exists(pager.fig.number)
     canvas.toolbar.mode = ""
     canvas.callbacks.process("button_press_event", click)
-    assert not plt.get_fignums()
+    assert not plt.fignum_exists(pager.fig.number)
 
 
 @pytest.fixture
