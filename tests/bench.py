@@ -6,14 +6,12 @@ Usage:
     tests/bench.py 2000000        # memory only, for files of that many frames (3 GB of disk)
 
 Input is the sample speech again and again, at random levels.  Every measurement is in a process of
-its own.  Others may be at work on the machine: NumPy's import, beside the start-up times, tells how
-fast it is now.  Memory is the largest resident set of a process.
+its own.  NumPy's import, beside the start-up times, tells how fast the machine is now.  Memory is
+the largest resident set of a process.
 """
 
-import json
 import os
 import random
-import runpy
 import shutil
 import subprocess
 import sys
@@ -49,9 +47,7 @@ def show(name, figure, unit="", remark=""):
 
 
 def run(command):
-    """Seconds, MB and last line of stdout of a process.  RuntimeError with its last line of
-    stderr.
-    """
+    """Seconds, MB and last line of stdout of a process; RuntimeError if it fails."""
     with open("out.txt", "w") as out, open("err.txt", "w") as err:
         start = time.perf_counter()
         process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=err)
@@ -71,9 +67,6 @@ def script(name, options):
 def best(command, times=3):
     """Seconds of the fastest of some runs."""
     return min(run(command)[0] for _ in range(times))
-
-
-# ---------------------------------------------------------------- input
 
 
 def make_input(nb_frames):
@@ -99,14 +92,10 @@ def make_input(nb_frames):
                 file.write(data[: nb_frames * size - start])
 
 
-# ---------------------------------------------------------------- what is measured
-
-
 def speech_speed():
     """Analysis and synthesis, beside Codec 2's own coder where it is installed."""
     jobs = {
         "c2sim.py, analysis": script("c2sim.py", "speech.raw --bands b.f32 --modelout m.model"),
-        "c2sim.py, bands only": script("c2sim.py", "speech.raw --bands b.f32"),
         "c2sim.py, synthesis": script("c2sim.py", "--modelin m.model --phase0 -o out.raw"),
         "c2sim.py, 3 s of speech": script("c2sim.py", "short.raw --bands b.f32 --modelout s.model"),
     }
@@ -117,30 +106,6 @@ def speech_speed():
         show(name, length / best(command), "x real time")
 
 
-def record_speed():
-    """Read and write model records, checks included, in MB/s."""
-    code = (
-        "import codec2_model as c, time; start = time.perf_counter(); x = c.read('speech.model'); "
-        "middle = time.perf_counter(); c.write(*x, 'copy.model'); end = time.perf_counter(); "
-        "size = 1300e-6 * len(x[0]); print(size / (middle - start), size / (end - middle))"
-    )
-    read, write = map(float, run([sys.executable, "-c", code])[2].split())
-    show("codec2_model.read, checks included", read, "MB/s")
-    show("codec2_model.write, checks included", write, "MB/s")
-
-
-def sender_and_receiver():
-    """Frames per second of vq_out.py, without the seconds that Keras takes to start."""
-    sender = f"{NETWORK} bands.f32 --indexout a.npy --noplots --nb_samples"
-    few, many = (run(script("vq_out.py", f"{sender} {n}"))[0] for n in (1000, 11000))
-    show("vq_out.py, sender and figures", 10000 / (many - few), "frames/s")
-    receiver = f"{NETWORK} --indexin a.npy --testout a.f32"
-    many = best(script("vq_out.py", receiver))
-    run(script("vq_out.py", f"{sender} 100"))
-    few = best(script("vq_out.py", receiver))
-    show("vq_out.py, receiver", 10900 / max(many - few, 1e-3), "frames/s")
-
-
 def start_up():
     for name in START_UPS:
         show(f"import {name}", 1e3 * best([sys.executable, "-c", f"import {name}"]), "ms")
@@ -149,38 +114,16 @@ def start_up():
 
 
 def training_speed(name):
-    """Training steps or frames per second, by the clock at every progress line but the first."""
-    epochs = 80 if name.startswith("vq_") else 8
-    speed, what = json.loads(run([sys.executable, __file__, name, str(epochs)])[2])
-    if what == "epoch":
-        show(f"{name}, training", SECONDS * 100 * TRAIN * speed, "frames/s")
-    else:
-        show(f"{name}, training", speed, f"{what}s/s")
-
-
-def time_training(name, epochs):
-    """In a process of its own: print what training_speed() wants to know."""
-    sys.argv = [name, *TRAINERS[name].split(), "--epochs", epochs, "--noplots"]
-    from common import plumbing
-
-    reports, show_line = [], plumbing.Progress.show
-
-    def timed_show(progress, done, text):
-        reports.append((done, time.perf_counter(), progress.what))
-        show_line(progress, done, text)
-
-    plumbing.Progress.show = timed_show
-    runpy.run_path(str(ROOT / name), run_name="__main__")
-    kind = reports[-1][2]  # the training itself is what is reported last
-    (first, start, _), *_, (last, end, _) = [report for report in reports if report[2] == kind]
-    print(json.dumps([(last - first) / (end - start), kind]))
+    """Training frames per second: of a long training less a short one."""
+    few, many = (10, 90) if name.startswith("vq_") else (1, 9)
+    options = f"{TRAINERS[name]} --noplots --epochs"
+    took = run(script(name, f"{options} {many}"))[0] - run(script(name, f"{options} {few}"))[0]
+    show(f"{name}, training", SECONDS * 100 * TRAIN * (many - few) / took, "frames/s")
 
 
 def memory():
-    for name, options in TRAINERS.items():
-        took, megabytes, _ = run(script(name, f"{options} --epochs 1 --noplots"))
-        show(f"{name}, memory", megabytes, "MB", f"{took:.0f} s")
-    for name, options in OTHERS.items():
+    trainings = {name: f"{options} --epochs 1 --noplots" for name, options in TRAINERS.items()}
+    for name, options in (trainings | OTHERS).items():
         took, megabytes, _ = run(script(name, options))
         show(f"{name}, memory", megabytes, "MB", f"{took:.0f} s")
 
@@ -202,9 +145,7 @@ def main(nb_frames):
         make_input(nb_frames or SECONDS * 100)
         if not nb_frames:
             measure(speech_speed)
-            measure(record_speed)
             measure(start_up)
-            measure(sender_and_receiver)
             for name in TRAINERS:
                 measure(training_speed, name)
         measure(memory)
@@ -213,7 +154,4 @@ def main(nb_frames):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        time_training(*sys.argv[1:])
-    else:
-        sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else 0))
+    sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else 0))

@@ -1,9 +1,6 @@
-"""c2sim.py against the real c2sim: golden values, its files for a minute of speech; what must hold
-for any input.
-"""
+"""c2sim.py: golden values, the real c2sim's files for a minute of speech, any input."""
 
 import itertools
-import os
 import wave
 from pathlib import Path
 
@@ -65,9 +62,6 @@ def outputs():
     return {path.name: path.read_bytes() for path in Path().iterdir() if path.name != "x.raw"}
 
 
-# ---------------------------------------------------------------- golden values
-
-
 def random_numbers(count):
     state, numbers = 1, []
     for _ in range(count):
@@ -87,36 +81,14 @@ def golden_speech(name):
     return np.where(n % 57 == 0, 5000, 0) + noise // 128 + np.where(n >= 4000, noise // 8, 0)
 
 
-def test_random_numbers():
-    random = c2sim.Random()
-    numbers = np.concatenate([random.draw(count) for count in (3, 0, 5, 9992)])
-    assert numbers[:8].tolist() == [16838, 5758, 10113, 17515, 31051, 5627, 23010, 7419]
-    np.testing.assert_array_equal(numbers, random_numbers(10000))
-
-
+# voiced frames, sum of L, sum of |speech|, the same with phase model and post filter
 # voiced frames, sum of L, sum of |speech|, the same with phase model and post filter
 GOLDEN_SUMS = {
     "G1": (99, 3870, 3820319, 4490196),
     "G2": (14, 3867, 3488840, 2959283),
     "G3": (53, 2833, 4376000, 4446088),
 }
-
-
-@pytest.mark.parametrize("name", GOLDEN_SUMS)
-def test_golden_sums(name):
-    voiced, sum_L, stored_phases, model_phases = GOLDEN_SUMS[name]
-    source = speech_file(golden_speech(name))
-    simulate(source, "--modelout x.model -o y.raw")
-    simulate(source, "--phase0 --postfilter -o yp.raw")
-    assert np.count_nonzero(model()["voiced"]) == voiced
-    assert model()["L"].sum() == sum_L
-    assert len(speech()) == len(speech("yp.raw")) == 8000
-    assert np.abs(speech()).sum() == pytest.approx(stored_phases, abs=40)
-    assert np.abs(speech("yp.raw")).sum() == pytest.approx(model_phases, abs=40)
-
-
-# period, L, voiced; A[1…4]; phi[1…2]; bands 0, 5, 13; rate K 0, 10, 19; the first two samples of
-# the frame
+# frame, period, L, voiced; A[1…4]; phi[1…2]; bands 0, 5, 13; rate K 0, 10, 19; samples
 GOLDEN_FRAMES = """
 G1  0  20       9 0  165.533 168.814 168.815 165.537  -.3925 .1964    41.562 41.190 47.388  44.228 44.432 44.308  0 -4
 G1  1  80.0758 39 1  238.480 231.970 231.026 239.151  .1082 -.0540    50.717 49.992 56.205  47.309 47.555 47.578  0 -322
@@ -129,15 +101,27 @@ G3 60  56.9022 27 0  202.000 158.947 100.100 108.535  -1.2088 2.9487  44.086 48.
 """  # noqa: E501
 
 
-@pytest.mark.parametrize("line", GOLDEN_FRAMES.strip().splitlines(), ids=lambda line: line[:5])
-def test_golden_frame(line):
-    name, *values = line.split()
-    f, period, L, voiced, *values = map(float, values)
-    A, phi, band, K, samples = np.split(values, [4, 6, 9, 12])
-    f = int(f)
+@pytest.mark.parametrize("name", GOLDEN_SUMS)
+def test_golden(name):
+    voiced, sum_L, stored_phases, model_phases = GOLDEN_SUMS[name]
     source = speech_file(golden_speech(name))
     simulate(source, MODEL_FEATURES_SPEECH)
     simulate(source, "--rateK --rateKout K.f32")
+    simulate(source, "--phase0 --postfilter -o yp.raw")
+    assert np.count_nonzero(model()["voiced"]) == voiced
+    assert model()["L"].sum() == sum_L
+    assert len(speech()) == len(speech("yp.raw")) == 8000
+    assert np.abs(speech()).sum() == pytest.approx(stored_phases, abs=40)
+    assert np.abs(speech("yp.raw")).sum() == pytest.approx(model_phases, abs=40)
+    for line in GOLDEN_FRAMES.strip().splitlines():
+        of, *values = line.split()
+        if of == name:
+            check_frame(*map(float, values))
+
+
+def check_frame(f, period, L, voiced, *values):
+    A, phi, band, K, samples = np.split(values, [4, 6, 9, 12])
+    f = int(f)
     frame = model()[f]
     assert 2 * np.pi / frame["Wo"] == pytest.approx(period, rel=1e-5)
     assert (frame["L"], frame["voiced"]) == (L, voiced)
@@ -147,9 +131,6 @@ def test_golden_frame(line):
     np.testing.assert_allclose(bands()[f, [0, 5, 13]], band, rtol=0, atol=2e-3)
     np.testing.assert_allclose(rate_K()[f, [0, 10, 19]], K, rtol=0, atol=2e-3)
     np.testing.assert_allclose(speech()[80 * f : 80 * f + 2], samples, rtol=0, atol=1)
-
-
-# ---------------------------------------------------------------- the real c2sim's files
 
 
 @pytest.fixture
@@ -162,20 +143,18 @@ def held_out(shared):
     return shared / "speech/test_8k.sw"
 
 
-def mismatches(records, reference):
-    """Frames that differ in pitch: True in at most one of 6361, where a decision is at its
-    threshold.
-    """
-    differ = (records["L"] != reference["L"]) | (records["Wo"] != reference["Wo"])
-    assert np.count_nonzero(differ) <= 1
-    return differ
+def same_pitch(reference):
+    """False in at most one of 6361 frames, where a decision is at its threshold."""
+    same = (model()["L"] == reference["L"]) & (model()["Wo"] == reference["Wo"])
+    assert np.count_nonzero(~same) <= 1
+    return same
 
 
 def test_analysis_is_that_of_c2sim(real, held_out):
     simulate(held_out, "--bands bands.f32 --modelout x.model")
     reference = model(real / "test.model")
     assert len(model()) == len(reference) == 6361
-    same = ~mismatches(model(), reference)
+    same = same_pitch(reference)
     np.testing.assert_array_equal(model()["voiced"] != 0, reference["voiced"] != 0)
     np.testing.assert_allclose(bands(), bands(real / "test_bands_all.f32"), rtol=0, atol=5e-3)
     mask = spectra.harmonic_mask(reference["L"])
@@ -191,7 +170,7 @@ def test_bands_lower_drops_the_frames_that_c2sim_drops(real, held_out):
     simulate(held_out, "--bands bands.f32 --bands_lower 10 --modelout x.model")
     reference = model(real / "test_bands.model")
     assert len(model()) == len(reference) < 6361
-    mismatches(model(), reference)
+    same_pitch(reference)
     np.testing.assert_allclose(bands(), bands(real / "test_bands.f32"), rtol=0, atol=5e-3)
 
 
@@ -199,7 +178,7 @@ def test_rate_K_is_that_of_c2sim(real, held_out):
     """Vectors, and the amplitudes after the way back."""
     simulate(held_out, "--rateK --rateKout K.f32 --modelout x.model")
     reference = model(real / "test_rateK.model")
-    same = ~mismatches(model(), reference)
+    same = same_pitch(reference)
     np.testing.assert_allclose(
         rate_K()[same], rate_K(real / "test_rateK.f32")[same], rtol=0, atol=5e-3
     )
@@ -225,13 +204,8 @@ def test_vectors_from_a_file_sound_as_with_c2sim(real, held_out):
     assert snr_dB(speech(real / "test_rateKin.sw"), speech()) > 85
 
 
-# ---------------------------------------------------------------- what must hold for any input
-
-
 def test_result_does_not_depend_on_the_block(monkeypatch):
-    """Same bytes, but for the bands: a product of float32 matrices, whose sums BLAS may group by
-    size.
-    """
+    """Same bytes, but for the bands, whose sums BLAS may group by size."""
     source = speech_file(sample_speech(4)[:-33])
     results = []
     for size in (512, 7):
@@ -239,31 +213,17 @@ def test_result_does_not_depend_on_the_block(monkeypatch):
         monkeypatch.setattr(codec2_model, "BLOCK", size)
         simulate(source, ALL_BUT_RATE_K_IN, "--bands_lower 10")
         simulate(source, "--bands_lower 10 --rateK --rateKin K.f32 -o in.raw")
-        simulate("--modelin x.model --phase0 --postfilter -o model.raw")
+        simulate("--modelin x.model --phase0 -o model.raw")
         results.append((bands(), outputs()))
     (bands_512, files_512), (bands_7, files_7) = results
     np.testing.assert_allclose(bands_7, bands_512, rtol=0, atol=1e-4)
     assert len(model()) < 400
-    assert files_512.keys() == {"bands.f32", "K.f32", "x.model", "y.raw", "in.raw", "model.raw"}
-    for name in files_512.keys() - {"bands.f32"}:
-        assert files_512[name] == files_7[name], name
-
-
-def test_frames_fill_up_with_zeros():
-    """ceil(samples/80) frames, and as much speech."""
-    samples = sample_speech(1)[:7921]
-    simulate(speech_file(samples), MODEL_FEATURES_SPEECH)
-    short = outputs()
-    assert len(model()) == len(bands()) == 100
-    assert len(speech()) == 8000
-    simulate(speech_file(np.r_[samples, np.zeros(79)]), MODEL_FEATURES_SPEECH)
-    assert outputs() == short
+    del files_512["bands.f32"], files_7["bands.f32"]
+    assert files_512 == files_7
 
 
 def test_model_file_goes_through_unchanged():
-    """Flags other than 0 and 1 and what is above L included; a speech file beside it plays no
-    part.
-    """
+    """Flags other than 0 and 1 and what is above L included."""
     simulate(speech_file(sample_speech(2)), "--modelout x.model")
     frames = model()
     frames["voiced"] *= 7
@@ -272,19 +232,12 @@ def test_model_file_goes_through_unchanged():
     simulate("--modelin leftovers.model --modelout copy.model -o y.raw")
     assert Path("copy.model").read_bytes() == frames.tobytes()
     simulate("--modelin x.model -o clean.raw")
-    simulate(speech_file(np.ones(160)), "--modelin x.model -o beside.raw")
-    assert (
-        Path("y.raw").read_bytes()
-        == Path("clean.raw").read_bytes()
-        == Path("beside.raw").read_bytes()
-    )
+    assert Path("y.raw").read_bytes() == Path("clean.raw").read_bytes()
 
 
 @pytest.mark.parametrize("options", ["", "--phase0 --postfilter"])
 def test_receiver_gives_what_the_sender_hears(options):
-    """Pitch, voicing and vectors are enough, and phases without --phase0; amplitudes of the model
-    file are not used.
-    """
+    """Pitch, voicing and vectors are enough, and phases without --phase0."""
     source = speech_file(sample_speech(3))
     simulate(source, "--rateK --rateKout K.f32")
     vectors = rate_K() + np.random.default_rng(1).normal(0, 3, rate_K().shape)
@@ -302,75 +255,33 @@ def test_receiver_gives_what_the_sender_hears(options):
     assert Path("receiver.raw").read_bytes() == Path("sender.raw").read_bytes()
 
 
-def test_rate_K_of_a_model_file_are_those_of_the_speech():
-    source = speech_file(sample_speech(2))
-    simulate(source, "--rateK --rateKout K.f32")
-    simulate(source, "--modelout x.model")
-    simulate("--modelin x.model --rateK --rateKout model.f32")
-    assert Path("model.f32").read_bytes() == Path("K.f32").read_bytes()
-
-
-def test_speech_through_analysis_and_synthesis_is_still_speech():
-    """Not the same waveform, but the same band energies two frames later, on average over loud
-    frames.
-
-    Not so in the lowest band, which holds what there is below the fundamental.
-    """
-    simulate(speech_file(sample_speech(10)), "--bands in.f32 -o y.raw")
-    simulate(Path("y.raw"), "--bands out.f32")
-    before, after = bands("in.f32")[:-2, 1:], bands("out.f32")[2:, 1:]
-    loud = before.mean(axis=1) > 30
-    assert np.count_nonzero(loud) > 300
-    np.testing.assert_allclose(np.mean(after[loud] - before[loud], axis=0), 0, atol=1.5)
-
-
-# ---------------------------------------------------------------- several files, frames left out
-
-
-def test_several_files_are_joined(capsys):
-    """The outputs of one call are those of one call for each, one after the other; a folder stands
-    for its speech files in the order of their names.
-    """
+def test_several_files_are_joined():
+    """Outputs of one call are those of a call for each, joined; a folder is its speech files."""
     Path("folder/deeper").mkdir(parents=True)
     samples = sample_speech(3)
     Path("folder/notes.txt").write_text("not speech")
-    speech_file(samples[:100], "folder/.hidden.raw")
     sound_file("folder/a.flac", samples[:8100])
     speech_file(samples[8100:16000], "folder/deeper/b.SW")
     speech_file(samples[16000:], "c.raw")
-    options = "--bands_lower 10", ALL_BUT_RATE_K_IN
-    single = [
-        outputs_of(name, *options) for name in ("folder/a.flac", "folder/deeper/b.SW", "c.raw")
-    ]
-    capsys.readouterr()
-    together = outputs_of("folder c.raw", *options)
-    for name, content in together.items():
-        assert content == b"".join(files[name] for files in single)
-    lines = capsys.readouterr().out.splitlines()
-    names = [line.partition(": ")[0] for line in lines]
-    assert names == ["folder/a.flac", "folder/deeper/b.SW", "c.raw", "frames"]
-    received = outputs_of("folder c.raw --bands_lower 10 --rateK --rateKin K.f32 -o y.raw")
-    assert len(received["y.raw"]) == len(together["y.raw"])
+    names = ("bands.f32", "K.f32", "x.model", "y.raw")
+    calls = []
+    for speech_names in ("folder/a.flac", "folder/deeper/b.SW", "c.raw", "folder c.raw"):
+        simulate(speech_names, "--bands_lower 10", ALL_BUT_RATE_K_IN)
+        calls.append([Path(name).read_bytes() for name in names])
+    *single, together = calls
+    assert together == [b"".join(parts) for parts in zip(*single, strict=True)]
     Path("empty").mkdir()
     with pytest.raises(FormatError, match=r"^empty: no speech in this folder"):
         simulate("empty -o y.raw")
 
 
-def outputs_of(*options):
-    """{name: content} of the files that a call writes."""
-    simulate(*options)
-    names = {"bands.f32", "K.f32", "x.model", "y.raw"} & set(os.listdir())
-    return {name: Path(name).read_bytes() for name in names}
-
-
 def test_frames_are_left_out_of_all_outputs(capsys):
-    """And counted.  What is heard and resampled is what the model file holds then."""
+    """And counted; what is heard and resampled is what the model file holds then."""
     source = speech_file(np.r_[np.zeros(8000), sample_speech(3), np.zeros(800)])
     simulate(source, "--bands_lower 10 --bands bands.f32 --modelout x.model -o y.raw")
     n = len(bands())
     assert 200 < n < 300
-    level, *_, counted = capsys.readouterr().out.splitlines()
-    assert level.startswith("x.raw: 4.10 s, active level ")
+    counted = capsys.readouterr().out.splitlines()[-1]
     reason = "mean band energy not above 10 dB"
     assert counted == f"frames: {n} written, {410 - n} left out ({reason})"
     simulate(source, "--bands_lower 10 --rateK --rateKout K.f32")
@@ -381,32 +292,8 @@ def test_frames_are_left_out_of_all_outputs(capsys):
     assert Path("again.f32").read_bytes() == Path("K.f32").read_bytes()
 
 
-def test_silent_frames_stay():
-    """With the energies -200 dB, and pairs of files of the same length."""
-    source = speech_file(np.r_[sample_speech(1), np.zeros(1600), sample_speech(1)])
-    simulate(source, "--bands bands.f32 --modelout x.model")
-    simulate(source, "--rateK --rateKout K.f32")
-    assert len(bands()) == len(model()) == len(rate_K()) == 220
-    assert (bands()[105:115] == -200).all()
-    assert bands()[:99].min() > -40
-    assert (rate_K()[105:115] == -150).all()
-    assert (codec2_model.read_rate_K("bands.f32", 14) == bands()).all()
-
-
-def test_a_model_file_of_resampled_amplitudes_is_told(capsys):
-    source = speech_file(sample_speech(1))
-    told = "x.model: amplitudes of 20 values resampled"
-    simulate(source, "--bands bands.f32 --modelout x.model --rateK --rateKout K.f32")
-    assert told in capsys.readouterr().out
-    for options in ("--modelout x.model", "--modelout x.model --rateK -o y.raw"):
-        simulate(source, options)
-        assert told not in capsys.readouterr().out
-
-
 def test_a_third_kind_of_vectors(monkeypatch, eager):
-    """24 values on a mel scale: a row in the table of kinds is enough to write, train on, quantise
-    and hear them.
-    """
+    """24 mel values: a row in the table of kinds is enough to write, quantise and hear them."""
     kind = spectra.Kind("mel", spectra.mel_grid(150, 3800, 24), is_energy=False, range_db=60)
     monkeypatch.setitem(spectra.KINDS, (24, 8000), kind)
     monkeypatch.setattr(c2sim, "SAMPLED", [20, 24])
@@ -415,16 +302,9 @@ def test_a_third_kind_of_vectors(monkeypatch, eager):
     simulate(source, "--rateK --K 24 --rateKout mel.f32 --modelout again.model")
     vectors = np.fromfile("mel.f32", "<f4").reshape(-1, 24)
     assert len(vectors) == 200
-    simulate(source, "--rateK --K 24 --rateKin mel.f32 -o y.raw")
-    assert len(speech()) == 16000
-    errors = []
-    for K, name in ((24, "again.model"), (20, "K.model")):
-        simulate(source, f"--rateK --K {K} --rateKout K.f32 --modelout {name}")
-        harmonic = spectra.harmonic_mask(model()["L"]) & (model()["A"] > 10)
-        difference_dB = 20 * np.log10(model(name)["A"][harmonic] / model()["A"][harmonic])
-        errors.append(np.mean(difference_dB**2))
-    assert errors[0] < errors[1] < 40  # more values say more
-
+    harmonic = spectra.harmonic_mask(model()["L"]) & (model()["A"] > 10)
+    difference_dB = 20 * np.log10(model("again.model")["A"][harmonic] / model()["A"][harmonic])
+    assert np.mean(difference_dB**2) < 40
     options = "--eband_K 24 --num_embedding 64 --epochs 60 --noplots"
     shorten(monkeypatch, vq_vae_ratek)
     call(vq_vae_ratek, "mel.f32", *options.split())
@@ -434,12 +314,8 @@ def test_a_third_kind_of_vectors(monkeypatch, eager):
     counted = spectra.is_counted(vectors, 10)
     assert np.mean((decoded - vectors)[counted] ** 2) < 0.3 * vectors[counted].var(axis=0).mean()
     simulate(source, "--rateK --K 24 --rateKin q.f32 -o y.raw")
-    parts = [np.abs(speech(name)).reshape(-1, 400) for name in ("x.raw", "y.raw")]
-    loudness = [np.log(1 + part.mean(axis=1)) for part in parts]
-    assert np.corrcoef(loudness)[0, 1] > 0.9
-
-
-# ---------------------------------------------------------------- features by hand
+    parts = np.abs([speech("x.raw"), speech("y.raw")]).reshape(2, -1, 400)
+    assert np.corrcoef(np.log(1 + parts.mean(axis=2)))[0, 1] > 0.9
 
 
 def test_band_matrix_by_hand():
@@ -452,25 +328,12 @@ def test_band_matrix_by_hand():
     starts = np.array([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204])
     np.testing.assert_array_equal(matrix[starts, range(13)], [2] + [1] * 12)
     # a triangle that rises in a and falls in b bins sums to (a − 1)/2 + (b + 1)/2
-    np.testing.assert_allclose(
-        matrix.sum(axis=0), [13, *[12] * 7, 18.5, 25, 25, 25, 38, 50], rtol=1e-6
-    )
-    empty = [24, 37, 50, 63, 88, 101, 127, 178, 255, 256]
-    np.testing.assert_array_equal(np.flatnonzero(~matrix.any(axis=1)), empty)
-
-
-def test_band_energy_by_hand():
-    power = np.zeros((2, 257), np.float32)
-    power[0, [12, 18]] = 10, 2  # bin 18 is halfway between 200 and 400 Hz
-    energy = c2sim.band_energies(power)
-    np.testing.assert_allclose(energy[0, 1:3], [10 * np.log10(11), 0], atol=1e-5)
-    assert (energy[1] == -200).all()
+    sums = [13, *[12] * 7, 18.5, 25, 25, 25, 38, 50]
+    np.testing.assert_allclose(matrix.sum(axis=0), sums, rtol=1e-6)
 
 
 def test_rate_K_by_hand():
-    """All amplitudes 60 dB; digital silence; one harmonic above others that are pulled up to 50 dB
-    below it.
-    """
+    """All amplitudes 60 dB; silence; one harmonic above others, which get 50 dB below it."""
     Wo, L = np.full(3, np.pi / 40, np.float32), np.full(3, 39)
     A = np.zeros((3, 161), np.float32)
     A[0, 1:40] = 1000
@@ -483,19 +346,12 @@ def test_rate_K_by_hand():
     np.testing.assert_allclose(vectors[2, 3:], 10, atol=1e-4)
 
 
-# ---------------------------------------------------------------- silence, clicks, overload
-
-
 TIME = np.arange(8000) / 8000
 SIGNALS = {
-    "silence": np.zeros(8000),
-    "one sample": [12345],
+    "silence": np.zeros(7990),
     "a click": np.eye(1, 4000, 2000)[0] * 32767,
     "square wave": np.where(np.arange(8000) % 80 < 40, 32767, -32768),
-    "constant": np.full(4000, -32768),
-    "highest frequency": np.where(np.arange(4000) % 2, 32767, -32768),
     "least noise": random_numbers(8000) % 3 - 1,
-    "400 Hz": np.rint(32767 * np.sin(2 * np.pi * 400 * TIME)),
     "a sweep": np.rint(32767 * np.sin(2 * np.pi * (50 * TIME + 1900 * TIME**2))),
 }
 
@@ -506,25 +362,19 @@ def test_any_signal_gives_numbers(signal):
     source = speech_file(SIGNALS[signal])
     nb_frames = -(-len(SIGNALS[signal]) // 80)
     simulate(source, "--modelout x.model -o y.raw")
-    simulate(
-        source, "--rateK --rateKout K.f32 --phase0 --postfilter --modelout rate_K.model -o K.raw"
-    )
-    simulate(source, "--rateK --rateKin K.f32 --phase0 --postfilter --modelout in.model -o in.raw")
+    options = "--rateK --phase0 --postfilter"
+    simulate(source, options, "--rateKout K.f32 --modelout rate_K.model -o K.raw")
     assert codec2_model.read_rate_K("K.f32", 20).shape == (nb_frames, 20)
-    assert len(speech()) == len(speech("K.raw")) == len(speech("in.raw")) == 80 * nb_frames
-    for name in ("x.model", "rate_K.model", "in.model"):
-        frames = model(name)
+    if signal == "silence":
+        assert (rate_K()[50:] == -150).all()
+    assert len(speech()) == len(speech("K.raw")) == 80 * nb_frames
+    for name in ("x.model", "rate_K.model"):
         codec2_model.read(name)  # checks every record
-        assert np.isfinite(frames["A"]).all()
-        assert np.isfinite(frames["phi"]).all()
-        assert np.isin(frames["voiced"], (0, 1)).all()
-        assert ((frames["L"] >= 9) & (frames["L"] <= 79)).all()
+        assert np.isfinite(model(name)["A"]).all()
+        assert ((model(name)["L"] >= 9) & (model(name)["L"] <= 79)).all()
 
 
-# ---------------------------------------------------------------- speech files
-
-
-def test_wav_and_raw_are_the_same(capsys):
+def test_wav_and_raw_are_the_same():
     samples = sample_speech(2)
     simulate(speech_file(samples), "--bands bands.f32 -o y.raw")
     from_raw = outputs()
@@ -535,25 +385,17 @@ def test_wav_and_raw_are_the_same(capsys):
     with wave.open("y.wav") as file:
         assert file.getparams()[:4] == (1, 2, 8000, len(samples))
         assert file.readframes(len(samples)) == Path("y.raw").read_bytes()
-    assert capsys.readouterr().err == ""  # nothing was converted
 
 
 def test_stdin_and_stdout(run):
-    """Raw speech, or what its header says; the lines about it are on stderr then."""
+    """What its header says; the lines about it are on stderr then."""
     samples = sample_speech(1)
-    simulate(speech_file(samples), "-o y.raw --modelout x.model")
+    simulate(speech_file(samples), "--modelout x.model")
     wav = sound_file(None, samples, kind="WAV")
-    for data, option, written in (
-        (samples.tobytes(), "-o", "y.raw"),
-        (wav, "--modelout", "x.model"),
-    ):
-        result = run("c2sim.py", "-", option, "-", input=data, text=False)
-        assert result.returncode == 0
-        assert result.stdout == Path(written).read_bytes()
-        assert result.stderr.splitlines()[-1] == b"frames: 100 written, 0 left out"
-
-
-# ---------------------------------------------------------------- what is refused
+    result = run("c2sim.py", "-", "--modelout", "-", input=wav, text=False)
+    assert result.returncode == 0
+    assert result.stdout == Path("x.model").read_bytes()
+    assert result.stderr.splitlines()[-1] == b"frames: 100 written, 0 left out"
 
 
 def test_bands_of_silence_are_refused():
@@ -563,19 +405,3 @@ def test_bands_of_silence_are_refused():
     with pytest.raises(FormatError, match=r"^x\.raw: no frame has a mean band energy above 10 dB"):
         simulate(source, "--bands_lower 10", MODEL_FEATURES_SPEECH)
     assert outputs() == {"x.model": b"a good file"}
-
-
-def test_rate_K_file_must_fit_the_speech():
-    source = speech_file(sample_speech(1))
-    bad = {
-        "99 vectors, expected 100": np.full(1980, 30),
-        "101 vectors": np.full(2020, 30),
-        "20 floats": np.full(1950, 30),
-        "log10": np.full(2000, 3),
-        "vector 61 is not finite": np.where(np.arange(2000) == 1234, np.nan, 30),
-    }
-    for what, values in bad.items():
-        values.astype("<f4").tofile("K.f32")
-        with pytest.raises(FormatError, match=rf"^K\.f32: .*{what}"):
-            simulate(source, "--rateK --rateKin K.f32 -o y.raw")
-    assert outputs().keys() == {"K.f32"}

@@ -57,43 +57,6 @@ def test_prediction_paths_and_smoother_gain(trained):
     assert sd < 0.75 * np.mean((blocks - decoded) ** 2)
 
 
-def test_codewords_in_8_bits_cost_nothing(trained):
-    arrays, x = trained[0], correlated(400, 3)
-    exact = classical.unpack(arrays)
-    exact["codebooks"] *= 1 + np.random.default_rng(1).uniform(-0.5, 0.5, M)[:, None] / 127
-    again = classical.unpack(classical.pack(**exact))
-    assert np.abs(again["codebooks"] - exact["codebooks"]).max() < exact["codebooks"].max() / 120
-    sd = []
-    for values in (exact, again):
-        coder = search.coder_of_classical(arrays)
-        coder.codebooks = values["codebooks"]
-        indices = search.send(coder, x, paths=8)
-        sd.append(np.mean((x - search.receive(coder, indices, len(x))) ** 2))
-    assert sd[1] < 1.02 * sd[0]
-
-
-def test_frames_survive_klt_and_its_inverse():
-    x = correlated(20, 1)[None]
-    klt = np.linalg.qr(np.random.default_rng(1).normal(size=(DEC * K, DEC * K)))[0]
-    mean = x.mean(axis=(0, 1))
-    z = classical.encode(x, mean, klt)
-    assert z.shape == (1, 10, DEC * K)
-    np.testing.assert_allclose(classical.decode(z, mean, klt.T[None]), x, atol=1e-4)
-
-
-def test_a_codeword_is_the_weighted_mean_of_its_vectors():
-    x, index, weight = np.float32([[2], [5], [7]]), np.array([0, 0, 2]), np.float32([1, 2, 1])
-    new = classical.means(x, index, weight, np.float32([[0], [1], [3]]), 1)
-    np.testing.assert_allclose(new, [[3], [1], [5]])
-
-
-def test_a_regression_with_weights():
-    """y = 2x where it counts."""
-    x, y = np.float32([[[1], [2], [3]]]), np.float32([[[2], [4], [100]]])
-    matrix = classical.regression(x, y, np.float32([[1, 1, 0]]))
-    assert matrix == pytest.approx(2, abs=0.01)
-
-
 def test_paths_find_the_best_sequence(monkeypatch):
     """3 blocks of one stage of 4 codewords: all 64 sequences are compared."""
     monkeypatch.setattr(classical, "PATHS", 64)

@@ -1,6 +1,4 @@
-"""make demo: names as data, a page that works in a browser, delays and quality, no mixture after a
-failure.
-"""
+"""make demo: names as data, no mixture after a failure, figures, a page that works in a browser."""
 
 import json
 import os
@@ -16,16 +14,12 @@ import pytest
 from PIL import Image
 
 import codec2_model
-from common import plumbing
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "doc"))
 import demo
 
-NAMES = ["-dash.wav", "`touch x`$(touch y)$(shell touch z).wav", "$HOME 'a' \"b\" $$ #;&|\\.wav"]
-
-# What the test does on the page, as a listener: it clicks, presses keys, and looks.  The outcome
-# becomes the title.
+# a listener's clicks and keys, and what has to be seen; the outcome becomes the title
 LISTENER = """
 <script>
 (async () => {
@@ -42,26 +36,13 @@ LISTENER = """
   const sounds = all("audio"); // those of the four versions, and the original once more
   const playing = () => sounds.slice(0, 4).map((sound) => !sound.paused);
   const names = () => all("#codecs .name").map((name) => name.textContent);
-  const clock = () => one("#what span:last-child").textContent;
 
   check("whole codecs", names().join() === "Original,vq_codec.py 700,Codec 2 <700C>");
-  check("steps below", all("#parts .name").map((name) => name.textContent).join() === "K = 20");
-  check("rates", all("#codecs .rate")[1].textContent === "700 bit/s");
   check("sizes", all("#codecs .figures")[1].textContent === "1,234 bytesPESQ 3.21STOI 0.88");
-  check("figures", all("#parts .figures")[0].textContent === "SD 12.3 dB²PESQ 3.21STOI 0.88");
   for (const sound of sounds) await until("duration", () => Math.abs(sound.duration - 1.5) < 0.01);
   for (const image of all(".strip img")) await until("spectrogram", () => image.naturalWidth > 0);
-  check("every picture has a description", all("img").every((image) => image.alt));
-  check("frequency axis", one(".kHz").textContent === "4 kHz20");
-  check("time axis", one(".times").textContent.startsWith("0 s0.10.2"));
-  check("colour scale", one("#levels").textContent.startsWith("−70 dB−35 dBloudest"));
-  check("colours", getComputedStyle(one("#colours")).backgroundImage.split("rgb").length === 10);
-  await sounds[1].play().then(() => sounds[1].pause(), () => failed.push("play() refused"));
-  check("clock and slider have the span of the passage", clock().endsWith("/ 0.8 s")
-    && one("#place").min === "0" && one("#place").max === "0.75");
   press("p");
-  check("the next passage", clock() === "0.0 / 0.8 s"
-    && one("#place").min === "0.75" && one("#place").value === "0.75");
+  check("the next passage", one("#place").min === "0.75" && one("#place").value === "0.75");
   press("2");
   await until("key 2 plays version 2", () => playing().join() === "false,true,false,false"
     && sounds[1].currentTime > 0.85);
@@ -69,59 +50,29 @@ LISTENER = """
   press("ArrowDown");
   check("the next version plays", playing().join() === "false,false,true,false");
   check("from the same moment", Math.abs(sounds[2].currentTime - moment) < 0.1);
-  await until("it plays", () => sounds[2].currentTime !== moment);
   press(" ");
-  check("space pauses", !playing().includes(true));
   all("#codecs button.version")[0].click();
   await until("a click plays", () => playing().join() === "true,false,false,false");
-  press("ArrowLeft");
-  check("arrow left goes back, to the start at most", sounds[0].currentTime <= 0.85);
-  press("4");
-  await until("key 4 plays the first step", () => playing().join() === "false,false,false,true");
 
   one("#blind").click();
-  check("blind pauses", !playing().includes(true));
   check("blind names", names().join() === "Version A,Version B,Version C");
   check("blind figures", all("#codecs :is(.rate, .figures, .strip img)").every((e) => e.hidden));
-  check("blind steps", one("#steps").hidden);
-  const letters = all("#codecs li");
-  check("marks are there", letters.every((li) => li.querySelector(".marks").children.length === 5));
   press("4"); // the first version
   press("ArrowDown");
-  press("2");
-  press("3"); // the last mark counts
-  press("7"); // no mark
-  check("two of three marked", one("#reveal").textContent === "Reveal (2 of 3 marked)");
+  press("3");
   press("o");
   await until("the original plays by its name", () => !sounds[4].paused);
-  check("under its own name", one("#what span").textContent === "The original");
-  letters[2].querySelectorAll(".marks button")[4].click();
-  check("three of three marked", one("#reveal").textContent === "Reveal (3 of 3 marked)");
+  all("#codecs li")[2].querySelectorAll(".marks button")[4].click();
   check("no text before it is revealed", one("#text").value === "" && one("#marks").hidden);
   press("r");
   const revealed = names();
   check("reveal", /^A: .*,B: .*,C: .*$/.test(revealed.join()));
-  check("one is the original", revealed.some((name) => name.endsWith(": Original")));
-  check("revealed figures", all("#codecs :is(.rate, .figures)").every((e) => !e.hidden));
-  const pressed = letters.map((li) => li.querySelector(".marks [aria-pressed=true]").textContent);
-  check("marks stay", pressed.join() === "4good,3fair,5excellent");
   const lines = one("#text").value.trim().split("\\n");
   check("text: title", lines[0] === '<' + '/script> & "quotes".wav, second; 5 excellent to 1 bad');
   check("text: marks, the best first", lines.slice(1).map((line) => line.slice(0, 3)).join() ===
     "5\\tC,4\\tA,3\\tB");
-  lines.slice(1).forEach((line) => {
-    const [, letter, name] = line.split("\\t");
-    const shown = revealed.find((text) => text.startsWith(letter)).slice(3);
-    check("text: names", name.startsWith(`${shown}, `));
-  });
-  const codec = lines.find((line) => line.includes("vq_codec"));
-  check("text: size", codec.endsWith("vq_codec.py 700, 700 bit/s\\t1,234 bytes"));
-  press("2");
-  check("after the test, keys play", !sounds[4].paused || playing().includes(true));
   press("b");
   check("back in order", names().join() === "Original,vq_codec.py 700,Codec 2 <700C>");
-  check("marks are gone", one("#marks").hidden && all(".marks").every((row) => row.hidden));
-  check("film", one("#pictures img").getAttribute("src") === "film/training.gif");
   check("narrow", document.documentElement.scrollWidth <= innerWidth);
   document.title = failed.length ? `failed: ${failed.join("; ")}` : "works";
 })().catch((error) => { document.title = `failed: ${error}`; });
@@ -137,50 +88,30 @@ def speech_like(seconds=1.5, seed=1):
     return np.int16(3000 * rng.normal(size=len(time)) * envelope)
 
 
-# ---------------------------------------------------------------- names
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("as_variable", [True, False])
-def test_name_of_the_speech_is_data(name, as_variable, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["`touch x`$(touch y)$(shell touch z).wav", "$HOME 'a' \"b\" $$ #;"]
+)
+def test_name_of_the_speech_is_data(name, tmp_path):
     """SPEECH=… after `make demo` and before it: the program gets the very bytes, nothing is run."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     command = ["make", "-s", "-o", ".venv/pesq", "PY=printenv SPEECH #", "demo"]
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "pesq").touch()
-    command += [f"SPEECH={name}"] if as_variable else []
-    env = {**os.environ, "SPEECH": "other" if as_variable else name}
-    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert (result.stdout, result.stderr) == (f"{name}\n", "")
+    for more, variable in (([f"SPEECH={name}"], "other"), ([], name)):
+        env = os.environ | {"SPEECH": variable}
+        told = subprocess.check_output([*command, *more], cwd=tmp_path, env=env, text=True)
+        assert told == f"{name}\n"
     assert sorted(os.listdir(tmp_path)) == [".venv", "Makefile"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_speech_of_ones_own(name, tmp_path):
+def test_speech_of_ones_own(tmp_path):
     speech = speech_like(70)
-    demo.write_wav(tmp_path / name, speech)
-    chosen, title, passages = demo.choose_speech(str(tmp_path / name))
+    demo.write_wav(tmp_path / "my.wav", speech)
+    chosen, title, passages = demo.choose_speech(str(tmp_path / "my.wav"))
     np.testing.assert_array_equal(chosen, speech[: 60 * 8000])
-    assert title == name
+    assert title == "my.wav"
     assert passages[0] == ("0–6 s", 0, 6)
     assert passages[-1] == ("54–60 s", 54, 60)
-
-
-def test_public_speech(tmp_path, monkeypatch):
-    """Clips that are not in the training speech, a passage each; else the bundled sample."""
-    assert not {"ve9qrp", "vk2tpm_004", "david4", "cross", "g3plx"} & set(demo.CLIPS)
-    monkeypatch.setattr(demo, "EXAMPLES", tmp_path)
-    assert demo.choose_speech("")[1] == "the bundled synthetic sample"
-    for i, clip in enumerate(demo.CLIPS):
-        np.full(4000 * (i + 1), i, np.int16).tofile(tmp_path / f"{clip}.raw")
-    speech, title, passages = demo.choose_speech("")
-    assert title == "7 recordings of Debian's codec2-examples"
-    for i, (clip, start, end) in enumerate(passages):
-        assert clip == demo.CLIPS[i]
-        assert (speech[int(start * 8000) : int(end * 8000)] == i).sum() == 4000 * (i + 1)
-
-
-# ---------------------------------------------------------------- failures
 
 
 def test_failure_leaves_the_old_demo(tmp_path, monkeypatch):
@@ -199,53 +130,9 @@ def test_failure_leaves_the_old_demo(tmp_path, monkeypatch):
     assert exit.value.code == "vq_out.py: error: x.keras: No such file or directory"
     assert sorted(os.listdir(tmp_path)) == ["demo", "my.wav"]
     assert (tmp_path / "demo" / "index.html").read_text() == "old"
-    demo.write_wav(tmp_path / "short.wav", speech_like(0.5))
-    with pytest.raises(plumbing.FormatError, match=r"0.5 s of speech, expected 2 s or more"):
-        demo.main(demo.parse_args([str(tmp_path / "short.wav")]))
 
 
-def test_the_film_never_decides_over_the_demo(tmp_path, monkeypatch, capsys):
-    """Speech that no training can use: its one line, no film, and the page is made."""
-    made = []
-    monkeypatch.setattr(demo, "FOLDER", tmp_path / "demo")
-    monkeypatch.setattr(demo, "make_versions", lambda folder: {})
-    monkeypatch.setattr(demo, "make_page", lambda folder, *_: made.append(folder) or [{}])
-    codec2_model.write_rate_K(np.full((200, 14), -20), tmp_path / "silence.f32")
-
-    def film(folder, program, *options, heading=None):
-        assert program == "vq_vae_ratek_conv1d.py"
-        raise demo.Failed("vq_vae_ratek_conv1d.py: error: K14.f32: too little speech")
-
-    monkeypatch.setattr(demo, "run", film)
-    demo.write_wav(tmp_path / "silence.wav", np.zeros(3 * 8000))
-    demo.main(demo.parse_args([str(tmp_path / "silence.wav")]))
-    assert (
-        "there is no film: vq_vae_ratek_conv1d.py: error: K14.f32: too" in capsys.readouterr().out
-    )
-    assert len(made) == 1
-    assert (tmp_path / "demo").is_dir()
-
-
-def test_a_failing_script_tells_its_last_line(tmp_path, monkeypatch):
-    (tmp_path / "script.py").write_text("import sys; sys.exit('usage\\nscript.py: error: no')")
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
-    with pytest.raises(demo.Failed, match=r"^script.py: error: no$"):
-        demo.run(tmp_path, "script.py")
-
-
-def test_figures_have_headings_and_no_epochs(tmp_path, monkeypatch):
-    printed = "epoch 1/2: loss 3\\nplot: a.png\\nSD: 4.5 dB²\\n4.5"
-    (tmp_path / "script.py").write_text(f"print('{printed}')")
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
-    demo.run(tmp_path, "script.py", "a b", tmp_path / "c.f32", heading="A heading")
-    expected = "A heading\nscript.py a b c.f32\nSD: 4.5 dB²\n4.5\n\n"
-    assert (tmp_path / "figures.txt").read_text() == expected
-
-
-# ---------------------------------------------------------------- figures
-
-
-@pytest.mark.parametrize("samples", [0, 160, 2880])
+@pytest.mark.parametrize("samples", [0, 2880])
 def test_delay_is_taken_out(samples):
     """Also where the waveform is another one: here it is upside down and has other noise."""
     speech = speech_like(3)
@@ -270,13 +157,6 @@ def test_objective_quality(shared):
     assert demo.objective_quality(silence, silence) == (None, None)
 
 
-def test_without_pesq(monkeypatch):
-    """The figures are missing, and the page says how to get them."""
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
-    assert demo.objective_quality(speech_like(), speech_like()) == (None, None)
-    assert "pip install pesq pystoi (pesq needs a C compiler" in demo.missing_in_words()
-
-
 def test_harmonic_sd(tmp_path):
     """Loud frames with 1 dB and 3 dB too much: (1² + 3²) / 2 = 5; a quiet one does not count, nor
     does what is above 3600 Hz.
@@ -295,24 +175,17 @@ def test_harmonic_sd(tmp_path):
     assert demo.harmonic_sd(model, bands, A_hat) is None
 
 
-# ---------------------------------------------------------------- page
-
-
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     """A page of four versions of 1.5 s of noise, with a film; returns its folder."""
     monkeypatch.setattr(demo, "objective_quality", lambda *_: (3.21, 0.88))
     monkeypatch.setattr(demo, "PICTURES", (("film/training", "A film"), ("not/there", "Not there")))
-    versions = [
-        version for version in demo.VERSIONS if version.name in ("original", "vq_codec_700")
-    ]
-    versions += [
-        demo.Version("codec2_700C", "Codec 2 <700C>", "700 bit/s", 700),
-        demo.Version("K20_1100", "K = 20", "1100 bit/s", 1100, True),
-    ]
-    monkeypatch.setattr(
-        demo, "VERSIONS", (*versions, demo.Version("missing", "Missing", "1 bit/s", 1))
-    )
+    names = ("original", "vq_codec_700")
+    versions = [version for version in demo.VERSIONS if version.name in names]
+    versions.append(demo.Version("codec2_700C", "Codec 2 <700C>", "700 bit/s", 700))
+    versions.append(demo.Version("K20_1100", "K = 20", "1100 bit/s", 1100, True))
+    missing = demo.Version("missing", "Missing", "1 bit/s", 1)
+    monkeypatch.setattr(demo, "VERSIONS", (*versions, missing))
     for i, version in enumerate(versions):
         demo.write_wav(tmp_path / f"{version.name}.wav", np.roll(speech_like(), 8 * i))
     (tmp_path / "vq_codec_700.bit").write_bytes(bytes(1234))
@@ -326,35 +199,23 @@ def page(tmp_path, monkeypatch):
 
 def test_page_has_its_data(page):
     text = (page / "index.html").read_text(encoding="utf-8")
-    blob = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[
-        1
-    ]
-    data = json.loads(blob)
+    blob = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    data = json.loads(blob[1])
     assert data["title"] == '</script> & "quotes".wav'
     assert [version["bytes"] for version in data["versions"]] == [24000, 1234, None, None]
     assert [version["step"] for version in data["versions"]] == [False, False, False, True]
     assert [version["sd"] for version in data["versions"]] == [None, None, None, 12.34]
     assert [version["pesq"] for version in data["versions"]] == [None, 3.21, 3.21, 3.21]
     assert data["pictures"] == [{"file": "film/training", "film": True, "text": "A film"}]
-    assert data["colours"][0] == "#000004"  # the first of Matplotlib's magma
-    files = [
-        f"{version['file']}.{ending}" for version in data["versions"] for ending in ("wav", "png")
-    ]
-    assert all((page / file).stat().st_size > 1000 for file in files)
-    assert not re.search(r"(src|href)=.?https?:|@import|url\(", text), (
-        "the page has to work offline"
-    )
+    for version in data["versions"]:
+        for ending in ("wav", "png"):
+            assert (page / f"{version['file']}.{ending}").stat().st_size > 1000
+    assert not re.search(r"(src|href)=.?https?:|@import|url\(", text), "has to work offline"
 
 
-def test_versions_are_ordered_by_all_that_they_send():
-    rates = [version.bits for version in demo.VERSIONS if version.bits and not version.is_step]
-    assert rates == sorted(rates) == [700, 700, 1300, 1300, 2400, 3200]
-
-
-@pytest.mark.parametrize("size", ["1280,900", "500,800"])
-def test_page_in_a_browser(page, size):
-    """Players play, keys and clicks change the version at the same moment, the blind test hides,
-    takes marks, reveals and tells them as text; on a desk and on a phone.
+def test_page_in_a_browser(page):
+    """Keys and clicks change the version at the same moment; the blind test hides, takes marks,
+    reveals and tells them as text; on a phone.
     """
     browsers = ("chromium", "chromium-browser", "google-chrome")
     browser = next(filter(None, map(shutil.which, browsers)), None)
@@ -364,7 +225,7 @@ def test_page_in_a_browser(page, size):
     test_page = page / "test.html"
     test_page.write_text(text.replace("</body>", f"{LISTENER}</body>"), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--mute-audio"]
-    options += ["--remote-debugging-port=0", f"--window-size={size}"]
+    options += ["--remote-debugging-port=0", "--window-size=500,800"]
     options += ["--autoplay-policy=no-user-gesture-required", f"--user-data-dir={page / 'browser'}"]
     with open(page / "browser.log", "w+") as log:
         command = [browser, *options, test_page.as_uri()]

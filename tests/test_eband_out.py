@@ -23,14 +23,10 @@ def test_decimate():
     np.testing.assert_array_equal(eband_out.decimate(vectors, 1), vectors)
     np.testing.assert_allclose(eband_out.decimate(vectors, 3)[:, 0], [0, 3, 6, 9, 6, 3, 0])
     np.testing.assert_allclose(eband_out.decimate(vectors[:6], 2)[:, 0], [0, 3, 6, 7.5, 9, 9])
-    np.testing.assert_array_equal(eband_out.decimate(vectors, 2**31 - 1), np.zeros((7, 1)))
 
 
 def errors_dB(model, model_hat):
-    """20·log10 of the amplitudes in one model file over those in another, [n][161].
-
-    NaN where no harmonic counts: above 3600 Hz, or with A = 0.
-    """
+    """20·log10 of amplitudes over others [n][161]; NaN above 3600 Hz and where A = 0."""
     Wo, L, A, _, _ = codec2_model.read(model)
     A_hat = codec2_model.read(model_hat)[2]
     m = np.arange(161)
@@ -65,11 +61,10 @@ def test_model_file_and_figures(trained, sample, tmp_path):
     assert values["file network variance"] == pytest.approx(variance.mean(), abs=0.01)
 
 
-@pytest.mark.parametrize("dec", [1, 3])
-def test_pairs_of_vectors(sample, tmp_path, dec):
+def test_pairs_of_vectors(sample, tmp_path):
     """All frames are there with the mean of the model file, and the figures are the trainer's."""
     network, model = tmp_path / "n.keras", tmp_path / "out.model"
-    options = ("--dec", dec, "--epochs", 1, "--nb_samples", 400, "--noplots", "--test", *sample)
+    options = ("--dec", 3, "--epochs", 1, "--nb_samples", 400, "--noplots", "--test", *sample)
     expected = figures(call(ebanddec_train, *sample, *options, "--nnout", network))
     values = figures(call(eband_out, network, *sample, "--modelout", model, "--noplots"))
     for name in ("network SD", "interpolation SD"):  # of a few more frames
@@ -79,18 +74,8 @@ def test_pairs_of_vectors(sample, tmp_path, dec):
     means = np.nanmean(errors_dB(sample[1], model), axis=1)
     np.testing.assert_allclose(means, 0, atol=0.05)
     args = eband_out.parse_args([str(x) for x in (network, *sample, "--dec", 2)])
-    with pytest.raises(FormatError, match=f"--dec {dec} of its own"):
+    with pytest.raises(FormatError, match="--dec 3 of its own"):
         eband_out.load(args)
-
-
-def test_decimated_vectors_cost_something(trained, sample):
-    network = trained[0] / "ampnn.keras"
-    out = call(eband_out, network, *sample, "--noplots", "--dec", 3)
-    assert figures(out)["last"] > trained[1]["test network SD"]
-
-
-ONE_MORE_LAYER = '        x = layers.Dense(64, activation="tanh")(x)\n'
-LAST_LAYER = '        correction = layers.Dense(WIDTH, kernel_initializer="zeros")(x)\n'
 
 
 def absolute_loss(target, estimate):
@@ -102,14 +87,12 @@ def absolute_loss(target, estimate):
 
 
 def test_a_copy_with_another_loss_and_one_more_layer(sample, tmp_path):
-    """A trainer of one's own, under another name, in which the text of sparse_loss() is another:
-    it trains with that, saves, and runs here.
-    """
+    """A trainer of one's own with another text of sparse_loss(): it trains, saves, runs here."""
     text = (ROOT / "eband_train.py").read_text()
     ours = inspect.getsource(absolute_loss).replace("absolute_loss", "sparse_loss")
     changes = {
         inspect.getsource(eband_train.sparse_loss): ours.replace("keras.ops", "ops"),
-        LAST_LAYER: ONE_MORE_LAYER + LAST_LAYER,
+        "correction = layers.Dense(": "x = layers.Dense(64)(x)\n        correction = layers.Dense(",
         "CORRECTIONS = 4": "CORRECTIONS = 1",
     }
     for old, new in changes.items():
@@ -127,13 +110,8 @@ def test_a_copy_with_another_loss_and_one_more_layer(sample, tmp_path):
     assert 1 < loss < np.sqrt(expected["train interpolation SD"])  # dB, not dB²
     assert expected["held-out network SD"] < expected["held-out interpolation SD"]
     out = call(eband_out, network, *pair, "--noplots", "--modelout", tmp_path / "out.model")
-    for name in ("network SD", "interpolation SD"):
-        wanted = expected[f"test {name}"]
-        assert figures(out)[f"file {name}"] == pytest.approx(wanted, abs=0.01)
+    assert figures(out)["last"] == pytest.approx(expected["test network SD"], abs=0.01)
     assert 64 in [getattr(layer, "units", 0) for layer in networks.load(network).layers]
-
-
-# ---------------------------------------------------------------- other vectors
 
 
 def test_vectors_unlike_those_of_the_training_get_a_warning(trained, sample, tmp_path, capsys):
@@ -144,21 +122,17 @@ def test_vectors_unlike_those_of_the_training_get_a_warning(trained, sample, tmp
         codec2_model.write_rate_K(vectors, tmp_path / f"{name}.f32")
         names = (network, tmp_path / f"{name}.f32", model)
         eband_out.load(eband_out.parse_args(list(map(str, names))))
-    statistics = networks.read_arrays(network)["shape"]
-    distance = spectra.shape_distance(bands[:, ::-1], statistics)
     (warning,) = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f"{tmp_path / 'reversed.f32'}: warning: distance {distance:.2f} from")
+    assert warning.startswith(f"{tmp_path / 'reversed.f32'}: warning: distance ")
 
-
-# ---------------------------------------------------------------- bad networks
 
 OPTIONS = {"input": "bands", "width": 128, "eband_K": 14, "eband_start": 0, "dec": 1}
 OPTIONS |= {"gain": 10, "Fs": 8000}
 
 
-def save_dense(filename, options=OPTIONS, K=14, width=128, name="interpolation", bias=0, **arrays):
+def save_dense(filename, options=OPTIONS, K=14, width=128, bias=0, **arrays):
     inputs = keras.Input((K,))
-    layer = keras.layers.Dense(width, name=name, bias_initializer=keras.initializers.Constant(bias))
+    layer = keras.layers.Dense(width, bias_initializer=keras.initializers.Constant(bias))
     networks.save(keras.Model(inputs, layer(inputs)), options, filename, **arrays)
     return filename
 
@@ -170,12 +144,8 @@ def save_dense(filename, options=OPTIONS, K=14, width=128, name="interpolation",
         ({"width": 100}, "128"),
         ({"bias": 500}, "above 120 dB"),
         ({"options": OPTIONS | {"input": "bands and Wo"}}, "cannot be run"),
-        ({"options": OPTIONS | {"input": "band pairs", "dec": 2}}, "a network"),
         ({"options": OPTIONS | {"input": "anything"}}, "bands or bands and Wo or"),
-        ({"options": OPTIONS | {"eband_start": 20}}, "eband_start 20"),
         ({"options": OPTIONS | {"gain": float("nan")}}, "gain nan"),
-        ({"options": OPTIONS | {"Fs": "8000"}}, "Fs 8000"),
-        ({"options": {name: OPTIONS[name] for name in OPTIONS if name != "Fs"}}, "Fs None"),
         ({"shape": np.zeros((2, 13))}, "shape"),
     ],
 )
@@ -183,16 +153,6 @@ def save_dense(filename, options=OPTIONS, K=14, width=128, name="interpolation",
 def test_network_that_is_not_what_its_options_tell(changes, word, sample, tmp_path):
     """One line, and nothing is written."""
     network, out = save_dense(tmp_path / "n.keras", **changes), tmp_path / "out.model"
-    with pytest.raises(FormatError) as error:
+    with pytest.raises(FormatError, match=f"^{network}: .*{word}"):
         call(eband_out, network, *first_frames(sample, 100, tmp_path), "--modelout", out)
-    assert str(error.value).startswith(f"{network}: ")
-    assert word in str(error.value)
-    assert "\n" not in str(error.value)
     assert not out.exists()
-
-
-def test_network_without_an_interpolation(sample, tmp_path):
-    """It has no baseline to print, but runs."""
-    network = save_dense(tmp_path / "n.keras", name="other")
-    values = figures(call(eband_out, network, *first_frames(sample, 100, tmp_path), "--noplots"))
-    assert [name for name in values if "SD" in name] == ["file network SD"]

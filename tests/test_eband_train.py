@@ -17,21 +17,12 @@ NAN = np.nan
 LINES = np.float32([np.interp(np.arange(128), np.linspace(0, 127, 14), one) for one in np.eye(14)])
 
 
-# ---------------------------------------------------------------- loss
-
-
 def test_sparse_loss_looks_only_at_targets():
     target = np.float32([[3, NAN, 5], [NAN, NAN, NAN], [1, 1, 1]])
     estimate = np.float32([[1, 7, 4], [9, 9, 9], [2, 2, 3]])
     loss = keras.ops.convert_to_numpy(eband_train.sparse_loss(target, estimate))
     first, third = (4 + 1) / 2, (1 + 1 + 4) / 3
     assert loss == pytest.approx((first + third) / 2)  # the frame without targets does not count
-
-
-def test_sparse_loss_of_nothing_is_zero():
-    nothing = np.full((2, 3), NAN, np.float32)
-    loss = eband_train.sparse_loss(nothing, np.ones((2, 3), np.float32))
-    assert keras.ops.convert_to_numpy(loss) == 0
 
 
 def test_gradient_only_where_there_is_a_target():
@@ -45,16 +36,13 @@ def test_gradient_only_where_there_is_a_target():
     np.testing.assert_allclose(layer.get_weights()[0], [[3, 0, 5]])
 
 
-# ---------------------------------------------------------------- baseline
-
-
-def write_lines(folder, K, Fs, rng):
+def write_lines(folder, K, Fs):
     """Bands [50][K] and x.model with amplitudes on the lines between them, plus 3 dB.
 
     Harmonics at 200 Hz, 400 Hz, … at 8 kHz, and of twice that at 16 kHz.
     """
     n = 50
-    bands = rng.normal(40, 10, (n, K)).astype(np.float32)
+    bands = np.random.default_rng(0).normal(40, 10, (n, K)).astype(np.float32)
     Wo, L = np.full(n, np.pi / 20, np.float32), np.full(n, 19, np.int32)
     bins_hz = spectra.harmonic_bins(Wo[:1], 128)[0] * Fs / 2 / 128
     hz = spectra.KINDS[K, Fs].hz
@@ -64,29 +52,19 @@ def write_lines(folder, K, Fs, rng):
     return bands, A_dB
 
 
-@pytest.mark.parametrize(("K", "Fs"), [(14, 8000), (18, 16000)])
-def test_interpolation_finds_lines_and_constant(K, Fs, tmp_path):
+def test_interpolation_finds_lines_and_constant(tmp_path):
     """Amplitudes on lines between the centres of the bands: the baseline gets them exactly."""
-    bands, A_dB = write_lines(tmp_path, K, Fs, np.random.default_rng(0))
-    names = ("x.f32", str(tmp_path / "x.model"), "--eband_K", str(K), "--Fs", str(Fs))
+    bands, A_dB = write_lines(tmp_path, 14, 8000)
+    names = ["x.f32", str(tmp_path / "x.model")]
     lines, offset = eband_train.fit_baseline(bands, eband_train.parse_args(names))
     bins = spectra.harmonic_bins([np.pi / 20], 128)[0, 1:20]
     np.testing.assert_allclose(offset[bins], 3, atol=0.02)  # float16 targets
     np.testing.assert_allclose((bands @ lines)[:, bins], A_dB[:, 1:20] - 3, atol=1e-3)
-
-
-def test_interpolation_of_a_part_of_the_bands(tmp_path):
-    """Above the first of the bands that are left, lines stay; below, its value goes on."""
-    bands, _ = write_lines(tmp_path, 14, 8000, np.random.default_rng(0))
-    names = ("x.f32", str(tmp_path / "x.model"))
-    lines, _ = eband_train.fit_baseline(bands, eband_train.parse_args(names))
+    # of a part of the bands: lines above the first of them stay; below, its value goes on
     args = eband_train.parse_args([*names, "--eband_start", "2"])
     without_two, _ = eband_train.fit_baseline(bands[:, 2:], args)
     np.testing.assert_array_equal(without_two[1:], lines[3:])
     np.testing.assert_array_equal(without_two[0, :13], 1)  # bins up to 400 Hz
-
-
-# ---------------------------------------------------------------- network
 
 
 def test_harmonics_in_bins_are_those_of_to_bins():
@@ -112,29 +90,6 @@ def test_excess_is_that_of_c2sim():
     assert np.nanmax(np.abs(error - excess)) < 0.01  # to_bins() rounds to float16
 
 
-def test_the_network_gets_the_logarithm_of_Wo():
-    """The first layer sees 14 bands, Wo and 14 differences."""
-    network = eband_train.build_network(True, LINES, np.zeros(128))
-    first = next(x for x in network.layers if getattr(x, "units", 0) == eband_train.HIDDEN)
-    look = keras.Model(network.inputs, first.input)
-    Wo = np.float32([[0], [np.pi / 160], [np.pi / 10]])  # 0 in a frame without harmonics
-    x = look.predict_on_batch([np.zeros((3, 14), np.float32), Wo])
-    assert x.shape == (3, 14 + 1 + 14)
-    np.testing.assert_allclose(x[:, 14], np.log(np.pi / np.array([160, 160, 10])) + 3, rtol=1e-5)
-
-
-def test_untrained_network_reads_a_slope_where_the_harmonics_are():
-    """2 dB per band everywhere: amplitudes are those of the frequencies m·Wo, plus the excess."""
-    Wo = np.float32(np.random.default_rng(0).uniform(np.pi / 80, np.pi / 10, (50, 1)))
-    network = eband_train.build_network(True, LINES, np.zeros(128))
-    y = network.predict_on_batch([np.tile(np.float32(2 * np.arange(14)), (50, 1)), Wo])
-    m = np.rint(np.arange(128) * np.pi / 128 / Wo)  # the harmonic nearest to each bin
-    found = (m > 0) & (np.rint(m * Wo * 128 / np.pi) == np.arange(128))
-    excess = keras.ops.convert_to_numpy(eband_train.harmonics_in_bins(Wo)[2])
-    expected = 2 * 13 / 127 * m * Wo * 128 / np.pi + excess
-    np.testing.assert_allclose(y[found], expected[found], atol=1e-3)
-
-
 @pytest.mark.parametrize("with_Wo", [True, False])
 def test_network_sees_what_is_wrong_with_its_bands(with_Wo):
     """Untrained it is the interpolation; the first layer sees bands without mean, differences."""
@@ -154,54 +109,24 @@ def test_network_sees_what_is_wrong_with_its_bands(with_Wo):
     np.testing.assert_allclose(seen[:, :14], shapes / 10, atol=1e-5)
 
 
-def test_the_level_of_a_recording_does_not_matter():
-    """30 dB less in, 30 dB less out, with random weights and a high pitch."""
-    rng = np.random.default_rng(0)
-    network = eband_train.build_network(True, LINES, np.zeros(128))
-    for values in network.trainable_weights:
-        values.assign(rng.normal(0, 0.1, values.shape))
-    bands = rng.normal(60, 5, (6, 14)).astype(np.float32)
-    Wo = np.full((6, 1), np.pi / 9, np.float32)  # leaves some bands without a harmonic
-    loud = network.predict_on_batch([bands, Wo])
-    assert np.abs(loud - bands @ LINES).max() > 1
-    np.testing.assert_allclose(network.predict_on_batch([bands - 30, Wo]), loud - 30, atol=1e-2)
-
-
-# ---------------------------------------------------------------- augmentation
-
-
-@pytest.mark.parametrize("Fs", [8000, 16000])
-def test_random_filter_changes_bands_as_it_changes_amplitudes(Fs):
+def test_random_filter_changes_bands_as_it_changes_amplitudes():
     """A harmonic in every bin: the bands of the filtered amplitudes are the filtered bands."""
     rng = np.random.default_rng(0)
     target = rng.normal(40, 8, (500, 128)).astype(np.float32)
     bands = eband_train.energies_dB(target, LINES)
-    filtered, filtered_target = eband_train.random_filter(bands, target, LINES, Fs, rng)
+    filtered, filtered_target = eband_train.random_filter(bands, target, LINES, 8000, rng)
     expected = 10 * np.log10(10 ** (filtered_target / 10) @ LINES.T)
     np.testing.assert_allclose(filtered, expected, atol=1e-3)
     response = filtered_target - target
-    middle = response[:, 32:70]  # 1 to 2.2 kHz of 4
-    rms = np.sqrt(np.mean(middle**2))
+    rms = np.sqrt(np.mean(response[:, 32:70] ** 2))  # 1 to 2.2 kHz of 4
     assert rms == pytest.approx(eband_train.FILTER_DB, rel=0.2)
     for ends in (response[:, -1], response[:, 0]):  # low passes; high passes
         assert 0.02 < np.mean(ends < -10) < 0.12
         assert ends.min() < -30
-    # a high pass starts below 500 Hz, a low pass above 0.6 of half the sample rate
-    passed = response[:, int(500 / (Fs / 2) * 128) + 1 : int(0.6 * 128)]
-    assert passed.min() > -6
-
-
-def test_random_filter_leaves_bins_without_a_target():
-    rng = np.random.default_rng(0)
-    target = rng.normal(40, 8, (500, 128))
     sparse = np.where(rng.random(target.shape) < 0.3, target, NAN).astype(np.float16)
-    bands = np.float32(eband_train.energies_dB(target, LINES))
     filtered, filtered_target = eband_train.random_filter(bands, sparse, LINES, 8000, rng)
     assert np.isfinite(filtered).all()
     np.testing.assert_array_equal(np.isnan(filtered_target), np.isnan(sparse))
-
-
-# ---------------------------------------------------------------- training
 
 
 def test_figures_and_plots(trained, sample):
@@ -212,21 +137,12 @@ def test_figures_and_plots(trained, sample):
     assert values["held-out network SD"] < values["held-out interpolation SD"]
     assert values["held-out network variance"] < values["held-out network SD"]
     assert values["last"] == values["test network SD"]
-    of_all = [values[f"{x} network SD"] * values[f"{x} frames"] for x in ("train", "held-out")]
-    assert values["test network SD"] == pytest.approx(sum(of_all) / n, abs=0.01)
     names = ("loss", "sd", "frames_1", "frames_2", "frames_3")
     found = {path.name for path in (folder / "plots").iterdir()}
     assert found == {f"eband_train_{name}.png" for name in names}
-
-
-def test_options_and_shape_travel_with_the_network(trained, sample):
-    network = trained[0] / "ampnn.keras"
-    options = networks.read_options(network, {"input": ("bands and Wo",), "width": (128,)})
+    expected = {"input": ("bands and Wo",), "width": (128,)}
+    options = networks.read_options(folder / "ampnn.keras", expected)
     assert [options[x] for x in ("eband_K", "eband_start", "gain", "dec")] == [14, 0, 10, 1]
-    bands = codec2_model.read_rate_K(sample[0], 14)
-    bands = bands[: len(bands) - len(bands) // 10]  # the training part
-    distance = spectra.shape_distance(bands, networks.read_arrays(network)["shape"])
-    assert distance == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.usefixtures("one_correction")
@@ -251,35 +167,17 @@ def test_every_training_frame_once_an_epoch_and_no_held_out_frame(sample, tmp_pa
 
 
 @pytest.mark.usefixtures("one_correction")
-def test_held_out_frames_decide_nothing(sample, tmp_path):
-    pair = features, model = first_frames(sample, 300, tmp_path)
-    other = tmp_path / "b.f32", tmp_path / "b.model"  # has another held-out part
-    for path, new, size in ((features, other[0], 56), (model, other[1], 1300)):
-        content = path.read_bytes()
-        new.write_bytes(content[: 270 * size] + content[: 30 * size])
-    results = []
-    for files in (pair, other):
-        call(eband_train, *files, "--epochs", 1, "--noplots", "--nnout", tmp_path / "n.keras")
-        results.append(networks.load(tmp_path / "n.keras").get_weights())
-    for one, same in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, same)
-
-
-@pytest.mark.usefixtures("one_correction")
 def test_digital_silence_and_log10_features(sample, tmp_path):
     """Frames with A = 0 do not count; --gain 1 takes features that are log10."""
     features, model = first_frames(sample, 300, tmp_path)
     codec2_model.write_rate_K(codec2_model.read_rate_K(features, 14) / 10, features)
     Wo, L, A, phi, voiced = codec2_model.read(model)
-    A[50:60] = 0
-    A[280:285] = 0
+    A[50:60] = A[280:285] = 0
     codec2_model.write(Wo, L, A, phi, voiced, model)
     network = tmp_path / "x.keras"
-    options = ("--gain", 1, "--epochs", 1, "--eband_start", 2, "--nnout", network)
-    out = call(eband_train, features, model, *options, "--noplots")
-    assert "nan" not in out
-    assert figures(out)["train frames"] == 260
-    assert figures(out)["held-out frames"] == 25
+    options = ("--gain", 1, "--epochs", 1, "--eband_start", 2, "--nnout", network, "--noplots")
+    values = figures(call(eband_train, features, model, *options))
+    assert (values["train frames"], values["held-out frames"]) == (260, 25)
     assert networks.load(network).input_shape == (None, 12)
     options = networks.read_options(network, {"input": ("bands",)})
     assert (options["eband_start"], options["gain"]) == (2, 1)
@@ -288,8 +186,7 @@ def test_digital_silence_and_log10_features(sample, tmp_path):
 @pytest.mark.usefixtures("one_correction")
 def test_18_bands_at_16_kHz(tmp_path):
     """Lines and constant are found again; targets end below 7.2 kHz."""
-    rng = np.random.default_rng(0)
-    bands, _ = write_lines(tmp_path, 18, 16000, rng)
+    bands, _ = write_lines(tmp_path, 18, 16000)
     model = tmp_path / "x.model"
     model.write_bytes(model.read_bytes() * 4)
     codec2_model.write_rate_K(np.tile(bands, (4, 1)), tmp_path / "x.f32")
@@ -298,5 +195,3 @@ def test_18_bands_at_16_kHz(tmp_path):
     assert np.isfinite(data["train"]["target"]).sum(axis=1).tolist() == [17] * 180  # 400 … 6800 Hz
     out = call(eband_train, *names, "--epochs", 1, "--noplots", "--nnout", tmp_path / "x.keras")
     assert figures(out)["held-out interpolation SD"] < 0.01
-    options = networks.read_options(tmp_path / "x.keras", {"eband_K": (18,)})
-    assert options["Fs"] == 16000

@@ -7,7 +7,7 @@ import pytest
 import codec2_model
 import ebanddec_train
 from common import networks, spectra
-from conftest import call, figures, first_frames
+from conftest import call, figures
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -53,8 +53,6 @@ def test_one_filter_for_a_pair():
     np.testing.assert_allclose(response, response[:, :1].repeat(3, axis=1), atol=1e-4)
     first = 10 * np.log10(10 ** (filtered_target[:, 0] / 10) @ lines.T)
     np.testing.assert_allclose(filtered[:, 0], first, atol=1e-3)
-    change = filtered - bands
-    assert np.abs(change[:, 1] - change[:, 0]).mean() < 1
 
 
 @pytest.mark.parametrize(("dec", "plot"), [(1, False), (3, True)])
@@ -74,29 +72,3 @@ def test_trains_tests_and_plots(dec, plot, sample, tmp_path):
         assert found == {f"ebanddec_train_{name}.png" for name in names}
     expected = {"input": ("band pairs",), "width": (128,), "dec": (dec,), "eband_K": (14,)}
     assert networks.read_options(network, expected)
-
-
-def test_all_positions_of_the_training_part_and_no_others(sample, tmp_path, monkeypatch):
-    pair, seen = first_frames(sample, 300, tmp_path), []
-    random_filter = ebanddec_train.random_filter
-
-    def watched(*arguments):
-        seen.append(arguments[0])
-        return random_filter(*arguments)
-
-    monkeypatch.setattr(ebanddec_train, "random_filter", watched)
-    options = ("--dec", 2, "--epochs", 1, "--noplots", "--nnout", tmp_path / "n.keras")
-    call(ebanddec_train, *pair, *options)
-    bands = codec2_model.read_rate_K(pair[0], 14)
-    vectors = np.sort(np.concatenate(seen), axis=0)
-    np.testing.assert_array_equal(vectors[:, 0], np.sort(bands[:268], axis=0))
-    np.testing.assert_array_equal(vectors[:, 1], np.sort(bands[2:270], axis=0))
-
-
-def test_command_line(run, sample, tmp_path):
-    """As its user runs it: nothing on stderr, one file."""
-    options = ("--dec", 2, "--epochs", 1, "--noplots", "--nb_samples", 250)
-    result = run("ebanddec_train.py", *sample, *options)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert [path.name for path in tmp_path.iterdir()] == ["ampnn_dec.keras"]
-    assert "backend: tensorflow on " in result.stdout

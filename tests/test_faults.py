@@ -1,18 +1,9 @@
-"""What all scripts do alike: --help, usage errors and bad files are answered in one line, before
-Keras loads; what is bad is refused before any work; files that are odd but right give figures.
+"""What all scripts refuse alike: in one line, before Keras loads, before any work."""
 
-What the readers refuse is in test_codec2_model.py, test_archives.py and test_sound.py.
-"""
-
-import contextlib
 import importlib
-import io
-import json
 import os
-import runpy
+import re
 import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,20 +11,16 @@ import pytest
 import codec2_model
 from codec2_model import RECORD
 from common.plumbing import FormatError
-from conftest import ROOT, SAMPLE, SCRIPTS, assert_refused, call
+from conftest import ROOT, SAMPLE, SCRIPTS, assert_refused
 
 pytestmark = pytest.mark.usefixtures("eager")
 
 FRAMES = 300
 
-# ---------------------------------------------------------------- files
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """{name: file}, of no real speech: good ones, odd ones and bad ones; their names have a space
-    and other letters.
-    """
+    """{name: file} of no real speech, good ones, odd ones and bad ones."""
     folder = tmp_path_factory.mktemp("gute und böse")
     rng = np.random.default_rng(2)
     model = np.zeros(FRAMES, RECORD)
@@ -41,41 +28,22 @@ def files(tmp_path_factory):
     model["Wo"] = np.pi / (model["L"] + 0.5)
     model["A"] = rng.uniform(10, 1000, model["A"].shape)
     bands, rate_K = (rng.normal(30, 8, (FRAMES, K)).astype("<f4") for K in (14, 20))
-    silence, phases, odd, silent_end = (model.copy() for _ in range(4))
+    silence, phases, silent_end = (model.copy() for _ in range(3))
     silence["A"] = 0
     phases["phi"][7, 5] = np.nan
-    for name in ("Wo", "L", "A"):  # as other tools write silence
-        odd[name][FRAMES // 2] = 0
-    odd[:100] = np.array((np.pi, 1, 100, 0, 1), RECORD)  # the highest pitch
     silent_end["A"][-FRAMES // 10 :] = 0
-    nan, silent = bands.copy(), bands.copy()
+    nan = bands.copy()
     nan[151, 3] = np.nan
-    silent[100:110] = codec2_model.DB_RANGE[0]
-    arrays = {
-        "bands": bands,
-        "rate_K": rate_K,
-        "model": model,
-        "silence": silence,
-        "phases": phases,
-        "odd": odd,
-        "silent_end": silent_end,
-        "short": bands[1:],
-        "few": bands[:150],
-        "log10": bands / 10,
-        "nan": nan,
-        "silent": silent,
-        "quiet": bands - 60,
-        "mlfeat": np.full((FRAMES, codec2_model.MLFEAT), np.nan, "<f4"),
-    }
+    arrays = {"bands": bands, "rate_K": rate_K, "model": model, "nan": nan}
+    arrays |= {"silence": silence, "phases": phases, "silent_end": silent_end}
+    arrays |= {"short": bands[1:], "few": bands[:150], "log10": bands / 10, "quiet": bands - 60}
+    arrays |= {"mlfeat": np.full((FRAMES, codec2_model.MLFEAT), np.nan, "<f4")}
     contents = {name: array.tobytes() for name, array in arrays.items()}
-    contents |= {"cut": contents["bands"][:-3], "empty": b""}
-    contents |= {"speech.raw": SAMPLE.read_bytes()[44:32044]}
+    contents |= {"cut": contents["bands"][:-3], "speech.raw": SAMPLE.read_bytes()[44:32044]}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     found = {name.replace(".", "_"): folder / name for name in contents}
-    for network in (ROOT / "networks").glob("*.keras"):
-        found[network.stem] = network
-    return found | {"none": folder / "none"}
+    return found | {network.stem: network for network in (ROOT / "networks").glob("*.keras")}
 
 
 def fill(words, files):
@@ -89,138 +57,71 @@ def load(script, words, files):
     return module.load(args) if hasattr(module, "load") else module.main(args)
 
 
-# ---------------------------------------------------------------- before Keras loads
-
-BAD_FILE = {  # script: a command that names a bad file
-    "c2sim": "{empty} -o out.wav",
-    "codec2_model": "{none} --noplots",
-    "eband_out": "{bands} {bands} {model}",
-    "eband_train": "{none} {model}",
-    "ebanddec_train": "{nan} {model} --dec 2",
-    "newamp1_train": "{bands} {model}",
-    "vq_ber": "{bands_Wo} {bands}",
-    "vq_codec": "dec {bands} out.wav",
-    "vq_out": "{none} {bands}",
-    "vq_pager": "14 {cut}",
-    "vq_vae_demo": "--plot_dir {bands}",
-    "vq_vae_demo_2stage": "--plot_dir {bands}",
-    "vq_vae_ratek": "{none}",
-    "vq_vae_ratek_conv1d": "{quiet}",
+GOOD = {  # script: words that work
+    "codec2_model": "{model}",
+    "c2sim": "{speech_raw} --rateK -o out.wav",
+    "eband_train": "{bands} {model}",
+    "ebanddec_train": "{bands} {model} --dec 2",
+    "newamp1_train": "{rate_K} {model}",
+    "eband_out": "{bands_Wo} {bands} {model}",
+    "vq_pager": "14 {bands}",
+    "vq_vae_demo": "",
+    "vq_vae_demo_2stage": "",
+    "vq_vae_ratek": "{bands} --num_embedding 16",
+    "vq_vae_ratek_conv1d": "{bands} --num_embedding 16",
+    "vq_out": "{vq_K14_1100} {bands}",
+    "vq_ber": "{vq_K14_1100} {bands}",
+    "vq_codec": "enc 700 {speech_raw} out.bit",
 }
 
 
-def answer(script, words):
-    """Exit status, stdout and stderr of a script that is run as "__main__" in this process."""
-    sys.argv = [str(ROOT / script), *words]
-    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
-    status = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code
-        except Exception as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-            status = 1
-    return status, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()
-
-
-@pytest.fixture(scope="module")
-def answers(files, tmp_path_factory):
-    """{script: [CompletedProcess with --help, with --nonsense, with a bad file]}.
-
-    All from one process, in which importing Keras ends a script.
-    """
-    folder = tmp_path_factory.mktemp("no_keras")
-    (folder / "keras.py").write_text("raise SystemExit('too late: Keras is being imported')")
-    questions = {
-        script: [["--help"], ["--nonsense"], fill(BAD_FILE[script.removesuffix(".py")], files)]
-        for script in SCRIPTS
-    }
-    process = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(questions),
-        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert (process.returncode, process.stderr) == (0, "")
-    assert [path.name for path in folder.iterdir() if path.suffix] == ["keras.py"]
-    return {
-        script: [subprocess.CompletedProcess([sys.executable, script], *result) for result in three]
-        for script, three in json.loads(process.stdout).items()
-    }
+def help_of(script, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).parse_args(["--help"])
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_answers_before_keras_loads(script, answers, files):
-    """The examples of the docstring, and no default that tells nothing; else one line."""
-    shown, usage_error, bad_file = answers[script]
-    assert (shown.returncode, shown.stderr) == (0, "")
-    usage, _, examples = shown.stdout.partition("\nUsage:\n")
-    assert usage.startswith(f"usage: {script}")
+def test_help_shows_the_examples_of_the_docstring(script, capsys):
+    examples = help_of(script.removesuffix(".py"), capsys).partition("\nUsage:\n")[2]
     assert f"./{script} " in examples
-    assert "(default: None)" not in usage
-    assert_refused(usage_error, status=2)
-    named = [file for file in files.values() if str(file) in bad_file.stderr]
-    assert_refused(bad_file, *named[:1])
-    assert named
 
 
-# ---------------------------------------------------------------- bad input
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_bad_file_is_refused_before_keras_loads(script, files, run, tmp_path):
+    (tmp_path / "keras.py").write_text("raise SystemExit('too late: Keras is being imported')")
+    good = GOOD[script.removesuffix(".py")]
+    words = re.sub(r"{\w+}", "{cut}", good, count=1) or "--plot_dir {cut}"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    assert_refused(run(script, *fill(words, files), env=env), files["cut"])
+
 
 BAD_INPUT = [  # script, words, the file that is told and what is told of it
     ("codec2_model", "{phases} --noplots", "{phases}: frame 7: phi[5]"),
     ("codec2_model", "{model} --nb_samples 50 --frame 50", "{model}: "),
-    ("c2sim", "{cut} -o out.wav", "{cut}"),
     ("c2sim", "--modelin {bands} -o out.wav", "{bands}"),
     ("c2sim", "{speech_raw} --rateK --rateKin {rate_K} -o out.wav", "{rate_K}: 300 vectors"),
     ("eband_train", "{log10} {model}", "--gain 1"),
     ("eband_train", "{short} {model}", "{short}: 299 frames, but {model} has 300"),
-    ("eband_train", "{model} {bands}", "{model}"),
     ("eband_train", "{bands} {silent_end}", "{silent_end}: held-out part: 0 frames"),
-    ("eband_train", "{bands} {model} --nb_samples 99", "at least 100"),
-    ("eband_train", "{bands} {model} --frame 300", "{model}: no --frame 300 to plot"),
     ("eband_train", "{bands} {model} --test {bands} {silence}", "{silence}: test part: 0 frames"),
-    ("ebanddec_train", "{bands} {phases} --dec 2", "{phases}"),
     ("ebanddec_train", "{bands} {model} --dec 2 --nb_samples 150", "at least 200"),
-    ("ebanddec_train", "{bands} {model} --dec 2147483647", "at least"),
     ("ebanddec_train", "{bands} {model} --dec 2 --test {nan} {model}", "{nan}: vector 151"),
-    ("newamp1_train", "{model} {rate_K}", "{rate_K}"),
     ("newamp1_train", "{mlfeat} {model}", "{mlfeat}"),
     ("newamp1_train", "{rate_K} {model} --lower 90", "train part: 0 frames with amplitudes"),
     ("newamp1_train", "{rate_K} {model} --frames 3,999", "no --frames 3 to plot, expected 270"),
-    ("newamp1_train", "{rate_K} {model} --test {bands} {model}", "expected 20 or 201"),
-    ("eband_out", "{model} {bands} {model}", "{model}: expected a network"),
     ("eband_out", "{vq_K14_1100} {bands} {model}", "{vq_K14_1100}"),
-    ("eband_out", "{bands_Wo} {rate_K} {model}", "{rate_K}"),
     ("eband_out", "{bands_Wo} {bands} {silence}", "{silence}: 0 frames with amplitudes"),
-    ("eband_out", "{bands_Wo} {bands} {model} --frame 300", "no --frame 300"),
-    ("vq_pager", "13 {bands}", "{bands}: 16800 bytes are not a whole number"),
-    ("vq_pager", "14 {nan}", "{nan}: vector 151 is not finite"),
     ("vq_pager", "14 {bands} --file2 {cut}", "{cut}"),
     ("vq_pager", "14 {bands} --start 300", "{bands}: no vector 300 for --start, expected 0 to 299"),
     ("vq_vae_ratek", "{few} --dec 2", "{few}: 135 frames"),
-    ("vq_vae_ratek", "{bands} --num_embedding 16 --test {log10}", "{log10}"),
-    ("vq_vae_ratek_conv1d", "{few}", "{few}: 135 train frames"),
     ("vq_vae_ratek_conv1d", "{quiet}", "{quiet}: 0 train frames with a mean level above 10 dB"),
-    ("vq_vae_ratek_conv1d", "{bands} --num_embedding 16 --test {cut}", "{cut}"),
     ("vq_out", "{bands_Wo} {bands}", "{bands_Wo}: no quantiser"),
-    ("vq_out", "{vq_K14_1100} {quiet}", "{quiet}: no frame with a mean level above 10 dB"),
     ("vq_out", "{vq_K14_1100} {bands} --stages 5", "a network of 4 stages"),
-    ("vq_out", "{vq_K14_1100} {bands} --frame 300", "{bands}: no --frame 300 to show"),
     ("vq_out", "{vq_K14_1100} --indexin {bands} --testout y", "{bands}: no indices that vq_out.py"),
-    ("vq_ber", "{vq_K14_1100} {cut}", "{cut}"),
-    ("vq_codec", "enc 700 {empty} out.bit", "{empty}"),
-    ("vq_codec", "dec {none} out.wav", "{none}"),
     # an output that is an input, or another output
     ("eband_out", "{bands_Wo} {bands} {model} --modelout {model}", "{model}: an output that is an"),
-    (
-        "vq_out",
-        "{vq_K14_1100} {bands} --testout x --indexout x",
-        "x: an output that is named twice",
-    ),
+    ("vq_out", "{vq_K14_1100} {bands} --testout x --indexout x", "x: an output that is named"),
     ("vq_ber", "{vq_K14_1100} {bands} --nnout {vq_K14_1100}", "is an input, too"),
     ("vq_codec", "enc 700 {speech_raw} {speech_raw}", "is an input, too"),
 ]
@@ -239,170 +140,59 @@ def test_bad_input(script, words, told, files, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------- bad output and options
-
-GOOD = {  # script: words that work
-    "codec2_model": "{model}",
-    "c2sim": "{speech_raw} --rateK -o out.wav",
-    "eband_train": "{bands} {model}",
-    "ebanddec_train": "{bands} {model} --dec 2",
-    "newamp1_train": "{rate_K} {model}",
-    "eband_out": "{bands_Wo} {bands} {model}",
-    "vq_pager": "14 {bands}",
-    "vq_vae_demo": "",
-    "vq_vae_demo_2stage": "",
-    "vq_vae_ratek": "{bands} --num_embedding 16",
-    "vq_vae_ratek_conv1d": "{bands} --num_embedding 16",
-    "vq_out": "{vq_K14_1100} {bands}",
-    "vq_ber": "{vq_K14_1100} {bands}",
-    "vq_codec": "enc 700 {speech_raw} out.bit",
-}
-OUTPUTS = {  # script: its outputs
-    "codec2_model": "--plot_dir a_file",
-    "c2sim": "--bands none/x; --rateKout none/x; --modelout none/x; -o none/x.wav",
-    "eband_train": "--nnout none/x.keras; --plot_dir a_file",
-    "ebanddec_train": "--nnout none/x.keras; --plot_dir a_file",
-    "newamp1_train": "--nnout none/x.keras; --plot_dir a_file",
-    "eband_out": "--modelout none/x; --plot_dir a_file",
-    "vq_pager": "--plot_dir a_file",
-    "vq_vae_demo": "--plot_dir a_file",
-    "vq_vae_demo_2stage": "--plot_dir a_file",
-    "vq_vae_ratek": "--nnout none/x.keras; --plot_dir a_file",
-    "vq_vae_ratek_conv1d": "--nnout none/x.keras; --plot_dir a_file",
-    "vq_out": "--testout none/x; --indexout none/x; --vqout none/x; --plot_dir a_file",
-    "vq_ber": "--nnout none/x.keras; --plot_dir a_file",
-}
+OUTPUTS = ["--bands", "--rateKout", "--modelout", "--nnout", "--testout", "--indexout", "--vqout"]
+OUTPUTS += ["--plot_dir", "-o"]
 
 
-@pytest.mark.parametrize("script", OUTPUTS)
-def test_bad_output(script, files, tmp_path, monkeypatch):
-    """Told before the work is done, not after it."""
+@pytest.mark.parametrize("script", sorted(GOOD.keys() - {"vq_codec"}))
+def test_bad_output(script, files, tmp_path, monkeypatch, capsys):
+    """Told before the work is done, not after it: here its folder is a file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").touch()
-    for output in OUTPUTS[script].split("; "):
-        with pytest.raises(OSError) as error:  # noqa: PT011
-            load(script, f"{GOOD[script]} {output}", files)
-        assert str(error.value.filename).startswith(output.split()[1])
+    shown = help_of(script, capsys)
+    options = [option for option in OUTPUTS if f"\n  {option} " in shown]
+    assert options
+    for option in options:
+        name = "a_file/x.wav" if option == "-o" else "a_file/x.keras"
+        with pytest.raises(OSError, match="a_file"):
+            load(script, f"{GOOD[script]} {option} {name}", files)
         assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
 
 
-NUMBERS = "nb_samples=0 nb_samples=-1 nb_samples=1e3"
-TRAINING = f"{NUMBERS} epochs=0 epochs=1.5 epochs= seed=-1 seed=x seed=4294967296 nnout=out nnout="
-BANDS = "eband_K=0 eband_K=13 eband_K=x eband_start=-1 eband_start=14 gain=0 gain=nan gain=inf"
-FS = "Fs=0 Fs=-8000 Fs=nan frame=-1 frame=x"
-QUANTISER = "eband_K=0 eband_K=13 num_embedding=0 num_embedding=1 embedding_dim=0 dec=0"
-USAGE = {  # script: options that are usage errors
-    "codec2_model": f"{NUMBERS} frame=-1 frame=x Fs=0 frame_ms=0",
-    "c2sim": "bands_lower=x bands_lower=nan",
-    "eband_train": f"{TRAINING} {BANDS} {FS} test={{bands}} dec=2",
-    "ebanddec_train": f"{TRAINING} {BANDS} {FS} dec=0 dec=2.5",
-    "newamp1_train": f"{TRAINING} {FS} frames=-1 frames=3,x frames= lower=x eband_K=20",
-    "eband_out": f"{NUMBERS} dec=0 dec=-1 dec=x frame=-1",
-    "vq_pager": "start=-1 start=x file2=",
-    "vq_vae_demo": f"{TRAINING} test=qam num_embedding=1 embedding_dim=0 start=x",
-    "vq_vae_demo_2stage": f"{TRAINING} test=qam num_embedding=0 mbest=0 decay=1 decay=nan",
-    "vq_vae_ratek": f"{TRAINING} {QUANTISER} num_embedding=65537 embedding_dim=15",
-    "vq_vae_ratek_conv1d": f"{TRAINING} {QUANTISER} dec=3 vq_stages=0 lower=nan cutoffs=nan",
-    "vq_out": f"{NUMBERS} mbest=0 lookahead=-1 lookahead=x stages=0 frame=-1 gain=0",
-    "vq_ber": "seed=-1 nb_samples=0 ber=-1 ber=0 ber=51 ber=nan nnout=x",
-    "vq_codec": "net=",
-}
-TOLD = [  # script, words, what the usage error tells: options without effect, those of 2019
-    ("eband_train", "x.f32 x.model --eband_start 13", "--eband_start: expected 0 to 12"),
+TOLD = [  # script, words, what the usage error tells
+    ("codec2_model", "x.model --frame_ms 0", "--frame_ms"),
+    ("vq_vae_demo", "--test qam", "invalid choice"),
+    ("vq_vae_demo_2stage", "--decay 1", "--decay"),
+    ("vq_vae_ratek_conv1d", "x.f32 --dec 3", "--dec"),
+    ("vq_ber", "n.keras x.f32 --ber 51", "--ber"),
+    ("vq_pager", "14 x.f32 --start -1", "--start"),
     ("eband_train", "x.f32 x.model --eband_K 13", "--eband_K 14 --eband_start 1"),
-    ("eband_train", "x.f32 x.model --eband_K 18", "18 (bands at 16 kHz, 16000 Hz)"),
     ("eband_train", "x.f32 x.model --eband_K 20", "newamp1_train.py"),
     ("eband_train", "x.f32 x.model --nnout x.h5", ".keras (.h5 was the format of 2019)"),
     ("eband_train", "x.f32 x.model --noplots --frame 3", "no effect with --noplots"),
-    ("eband_train", "x.f32 x.model --noplots --plot_dir x", "no effect with --noplots"),
     ("ebanddec_train", "x.f32 x.model", "--dec"),
-    ("ebanddec_train", "x.f32 x.model --dec 2 --Wo", "--Wo"),
     ("ebanddec_train", "x.f32 x.model --dec 2 --frames 30,31", "--frames is gone: --frame F plots"),
-    ("ebanddec_train", "x.f32 x.model --dec 2 --removemean", "--removemean is gone"),
-    ("newamp1_train", "x.f32 x.model --noplots --frames 3", "no effect with --noplots"),
-    ("eband_out", "n.keras x.f32 x.model --frame 1 --noplots", "no effect with --noplots"),
     ("eband_out", "n.keras x.f32 x.model --gain 10", "--gain is gone: it is saved"),
     ("vq_vae_ratek", "x.f32 --eband_K 20 --embedding_dim 41 --dec 2", "--embedding_dim"),
-    ("vq_vae_ratek", "x.f32 --eband_K 13", "14 (bands, 8000 Hz)"),
-    ("vq_vae_ratek", "x.f32 --nnin x.keras --indexin x.npy", "vq_out.py"),
-    ("vq_vae_ratek", "x.f32 --scale 2", "--scale is gone: scaling is learnt"),
-    ("vq_vae_ratek", "x.f32 --noplots --plot_dir p", "--plot_dir"),
-    ("vq_vae_ratek_conv1d", "x.f32 --sweeps 2", "--sweeps is gone: vq_out.py has it"),
-    ("vq_out", "n.keras", "--indexin"),
     ("vq_out", "n.keras x.f32 --indexin x.npy --testout y.f32", "--indexin"),
     ("vq_out", "n.keras --indexin x.npy", "--testout"),
     ("vq_out", "n.keras --indexin x.npy --testout y --mbest 4", "--mbest has no effect"),
-    ("vq_out", "n.keras --indexin x.npy --testout y --lookahead 0", "--lookahead has no effect"),
-    ("vq_out", "n.keras x.f32 --noplots --frame 3", "no effect with --noplots"),
     ("vq_codec", "enc 900 a.raw b.bit", "900"),
-    ("c2sim", "", "nothing to work on"),
     ("c2sim", "x.raw", "nothing to write"),
     ("c2sim", "x.raw --rateKin K.f32 -o y.raw", "--rateKin needs --rateK"),
     ("c2sim", "x.raw --rateKout K.f32", "--rateKout needs --rateK"),
-    ("c2sim", "x.raw --K 20 -o y.raw", "--K needs --rateK"),
-    ("c2sim", "x.raw --K 14 --rateK -o y.raw", "invalid choice"),
     ("c2sim", "--modelin x.model --bands bands.f32", "--modelin replaces the analysis"),
-    ("c2sim", "--modelin x.model --bands_lower 10 -o y.raw", "--modelin replaces the analysis"),
-    ("c2sim", "--modelin x.model --rateKin K.f32 -o y.raw", "--rateKin needs --rateK"),
     ("c2sim", "x.raw --rateK --bands bands.f32", "--rateK has no effect without"),
-    ("c2sim", "x.raw --rateK --rateKin K.f32 --rateKout K2.f32", "--rateKin has no effect without"),
-    (
-        "c2sim",
-        "x.raw --phase0 --bands bands.f32",
-        "--phase0 and --postfilter have no effect without",
-    ),
+    ("c2sim", "x.raw --phase0 --bands b.f32", "--phase0 and --postfilter have no effect without"),
     ("c2sim", "x.raw -o y.flac", "-o y.flac: speech is written as .wav"),
 ]
 
 
-def usage_error(script, words, capsys):
-    """The last line on stderr."""
+@pytest.mark.parametrize(("script", "words", "told"), TOLD)
+def test_usage_errors(script, words, told, capsys):
     with pytest.raises(SystemExit) as error:
-        importlib.import_module(script).parse_args(words)
-    assert error.value.code == 2, words
+        importlib.import_module(script).parse_args(words.split())
+    assert error.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert ": error: " in last
-    return last
-
-
-@pytest.mark.parametrize("script", USAGE)
-def test_usage_errors(script, files, capsys):
-    good = fill(GOOD[script], files)
-    importlib.import_module(script).parse_args(good)
-    for option in USAGE[script].split():
-        name, _, value = option.partition("=")
-        usage_error(script, [*good, f"--{name}", *fill(value, files)], capsys)
-
-
-@pytest.mark.parametrize(("script", "words", "told"), TOLD)
-def test_what_usage_errors_tell(script, words, told, capsys):
-    assert told in usage_error(script, words.split(), capsys)
-
-
-# ---------------------------------------------------------------- odd files that are no error
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("codec2_model", "{odd} --noplots"),
-        ("codec2_model", "{silence} --noplots"),
-        ("c2sim", "--modelin {odd} --phase0 --postfilter -o out.wav"),
-        ("eband_train", "{silent} {odd} --Wo --epochs 1 --noplots"),
-        ("newamp1_train", "{rate_K} {odd} --epochs 1 --noplots"),
-        ("eband_out", "{bands_Wo} {silent} {odd} --noplots"),
-    ],
-)
-@pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.usefixtures("one_correction")
-def test_figures_are_numbers(script, words, files, tmp_path, monkeypatch):
-    """Of silence, of frames without a harmonic, and of the highest pitch."""
-    monkeypatch.chdir(tmp_path)
-    printed = call(importlib.import_module(script), *fill(words, files))
-    assert not {"nan", "inf", "-inf"} & set(printed.replace("/", " ").split())
-
-
-if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    found = {script: [answer(script, words) for words in three] for script, three in asked.items()}
-    print(json.dumps(found))
+    assert told in last

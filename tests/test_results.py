@@ -1,6 +1,4 @@
-"""doc/measure.py, results.py and results_train.py: figures by hand, and what they make of files and
-of Debian's c2enc.
-"""
+"""doc/measure.py, results.py and results_train.py: figures by hand and of Debian's c2enc."""
 
 import shutil
 import sys
@@ -36,15 +34,6 @@ def two_speakers():
     return measure.Speech("two", noise(25, 1), ["first", "second"], np.array([0, 80000]))
 
 
-# ---------------------------------------------------------------- speakers and intervals
-
-
-def test_speakers_of_frames_and_pieces(two_speakers):
-    """Frames of 10 ms: 1000 and 1500; pieces of 8 s by their middles, the last 1 s is left out."""
-    assert np.bincount(measure.speakers_of_frames(two_speakers, 2500)).tolist() == [1000, 1500]
-    assert measure.speakers_of_pieces(two_speakers).tolist() == [0, 1, 1]
-
-
 def test_bootstrap_draws_speakers():
     """Two speakers of 1, 1 and 3, 3: the means are 1, 2 and 3, with 1/4, 1/2 and 1/4."""
     means = measure.bootstrap([1, 1, 3, 3], [0, 0, 1, 1])
@@ -52,27 +41,8 @@ def test_bootstrap_draws_speakers():
     assert values.tolist() == [1, 2, 3]
     np.testing.assert_allclose(count / len(means), [0.25, 0.5, 0.25], atol=0.04)
     assert measure.interval([1, 1, 3, 3], [0, 0, 1, 1]) == (1, 3)
-
-
-def test_interval_is_that_of_speakers_not_frames():
-    """A hundred frames of each speaker are no more certain than one; all count by their frames."""
-    speakers = np.repeat(np.arange(4), 100)
-    values = np.repeat([0.0, 1, 2, 3], 100)
-    low, high = measure.interval(values, speakers)
-    assert (low, high) == measure.interval([0.0, 1, 2, 3], [0, 1, 2, 3])
-    assert high - low > 1.5
     # speaker 0 has three frames of 0, speaker 1 one frame of 4: both together have a mean of 1
     assert set(measure.bootstrap([0, 0, 0, 4], [0, 0, 0, 1])) == {0, 1, 4}
-
-
-def test_paired_difference_is_narrower_than_either():
-    """Speakers differ by 10 dB², the two quantisers by 1 for each: the difference is certain."""
-    speakers = np.arange(8)
-    first = 10.0 * speakers
-    assert measure.interval(first - (first + 1), speakers) == (-1, -1)
-
-
-# ---------------------------------------------------------------- figures by hand
 
 
 def test_figures_of_vectors():
@@ -95,38 +65,14 @@ def test_straight_lines():
 
 def test_flipped_bits_and_lost_vectors():
     indices = np.random.default_rng(1).integers(0, 2048, (5000, 4)).astype(np.int32)
-    np.testing.assert_array_equal(measure.flip_bits(indices, 11, 0), indices)
     np.testing.assert_array_equal(measure.flip_bits(indices, 11, 1), 2047 - indices)
     wrong = measure.flip_bits(indices, 11, 0.01) ^ indices
     bits = (wrong[..., None] >> np.arange(11) & 1).mean()
     assert bits == pytest.approx(0.01, abs=0.001)
     lost = measure.lose_vectors(indices, 0.1)
-    assert np.mean((lost == -1).all(axis=1)) == pytest.approx(0.1, abs=0.02)
     kept = (lost >= 0).all(axis=1)
+    assert kept.mean() == pytest.approx(0.9, abs=0.02)
     np.testing.assert_array_equal(lost[kept], indices[kept])
-
-
-@pytest.mark.parametrize("condition", coding.CONDITIONS)
-def test_conditions(condition):
-    """A tone of 1 kHz, amplitude 1000, and one of 100 Hz, which no telephone passes."""
-    time = np.arange(16000) / 8000
-    speech = 1000 * np.sin(2 * np.pi * 1000 * time) + 1000 * np.sin(2 * np.pi * 100 * time)
-    found = measure.degrade(np.int16(speech), condition)
-    power = np.abs(np.fft.rfft(found[4000:12000] / 4000)) ** 2  # bins of 1 Hz; 1 for amplitude 1
-    tone, hum, rest = power[1000] / 1e6, power[100] / 1e6, power[1500:].sum() / 1e6
-    if condition.startswith("telephone"):
-        assert tone == pytest.approx(1, abs=0.01)
-        assert hum < 1e-4
-    elif condition.startswith("white"):
-        assert tone == pytest.approx(1, abs=0.05)
-        assert rest == pytest.approx(
-            0.02 * 2500 / 4000, rel=0.1
-        )  # −20 dB of the two, above 1.5 kHz
-    else:
-        assert tone == pytest.approx(0.01 if condition.startswith("20") else 4, rel=0.01)
-
-
-# ---------------------------------------------------------------- overlap
 
 
 def test_a_planted_recording_is_found(two_speakers):
@@ -137,24 +83,6 @@ def test_a_planted_recording_is_found(two_speakers):
     found = measure.find_overlaps(two_speakers, [("clean", noise(20, 3)), ("planted", train)])
     assert [(speaker, name) for speaker, name, _ in found] == [("second", "planted")]
     assert found[0][2] == pytest.approx(50001 / 8000, abs=64 / 8000)
-
-
-def test_results_end_at_an_overlap(two_speakers, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "training_speech", lambda: [("t.flac", two_speakers.samples)])
-    with pytest.raises(SystemExit):
-        results.check_overlap(two_speakers)
-    assert "first is in t.flac, from 0.0 s on" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- tables and pages
-
-
-def test_table():
-    rows = ((1100, None, 2.345, (-1.0, 2.5)), ("x", "", 3.0, None))
-    assert measure.table(("a", "b", "c", "d"), *rows) == (
-        "| a | b | c | d |\n| --- | --- | --- | --- |\n"
-        "| 1100 | – | 2.35 | −1.00 to 2.50 |\n| x |  | 3.00 | – |\n"
-    )
 
 
 def test_a_page_changes_only_between_its_marks(tmp_path):
@@ -168,31 +96,6 @@ def test_a_page_changes_only_between_its_marks(tmp_path):
     assert page.read_text() == expected.replace("new", "newer")
     with pytest.raises(plumbing.FormatError, match="expected a line <!-- made by c -->"):
         measure.write_page(page, "made by c", "lost\n")
-
-
-def test_every_table_has_a_place():
-    """The marks that results.py writes to are in the pages."""
-    pages = [page.read_text() for page in (results.README, results.EXPERIMENTS)]
-    for name in results.TABLES:
-        assert any(f"<!-- made by make results: {name} -->\n" in page for page in pages), name
-    assert "<!-- made by make results-train -->\n" in pages[1]
-
-
-def test_results_are_kept_until_their_sources_change(tmp_path):
-    made = []
-
-    def make():
-        made.append(1)
-        return {"x": np.arange(3)}
-
-    for _ in range(2):
-        assert measure.kept(tmp_path / "a.npz", make)["x"].tolist() == [0, 1, 2]
-    assert len(made) == 1
-    (tmp_path / "network").write_bytes(b"1")
-    first = measure.key(tmp_path / "network", "40 ms")
-    assert first != measure.key(tmp_path / "network", "80 ms")
-    (tmp_path / "network").write_bytes(b"2")
-    assert first != measure.key(tmp_path / "network", "40 ms")
 
 
 def row(label, K, delay_ms, errors):
@@ -210,39 +113,17 @@ ROWS = {
 }
 
 
-def test_quantiser_cells():
-    """Errors of 1 and 2 dB: SD 2.5, rms 1.5; the means of the speakers are 1 and 4."""
+def test_differences_are_of_the_same_vectors():
+    """Errors of 1 and 2 dB: SD 2.5, rms 1.5, the means of the speakers 1 and 4.
+
+    4 − 9 = −5 dB² for each speaker (K = 20), 0 and −3 (K = 14); never K = 20 less K = 14.
+    """
     cells = results.quantiser_cells(ROWS["vq_K14_1100", "classical"])
     assert cells == (2.5, (1, 4), 0, 1.5, "0.0", "0.0", 2.5)
-
-
-def test_differences_are_of_the_same_vectors():
-    """4 − 9 = −5 dB² for each speaker (K = 20), 0 and −3 (K = 14); never K = 20 less K = 14."""
     lines = results.difference_table(ROWS).splitlines()
     assert len(lines) == 2 + 2
     assert lines[2].endswith("| 20 | −5.00 | −5.00 to −5.00 |")
     assert lines[3].endswith("| 14 | −1.50 | −3.00 to 0.00 |")
-
-
-def test_short_table(two_speakers):
-    line = results.short_table(two_speakers, ROWS).splitlines()[4]
-    expected = "| `vq_K20_1100.keras` | 20 | 1100 | 360 | 4.00 | 9.00 | −5.00 | −5.00 to −5.00 |"
-    assert line == expected
-
-
-def test_quality_leaves_silent_pieces_out():
-    quality = np.array([[2, 0.5], [np.nan, np.nan], [4, 0.9]])
-    cells = results.quality_cells(quality, np.array([0, 0, 1]))
-    assert cells == (3.0, (2.0, 4.0), 0.7)
-
-
-# ---------------------------------------------------------------- 700C
-
-
-def test_700C_vectors_are_those_of_frames_3_7_11_with_lines_between():
-    vectors = np.array([[0, 10], [4, 2]])
-    expected = [[0, 0, 0, 0, 1, 2, 3, 4, 4], [10, 10, 10, 10, 8, 6, 4, 2, 2]]
-    np.testing.assert_allclose(coding.interpolate_700C(vectors, 9).T, expected)
 
 
 @needs_debian
@@ -271,27 +152,6 @@ def test_700C_on_the_reference_speech(shared):
     assert (found.sd.mean(), found.variance) == pytest.approx((27.03, 17.10), abs=0.01)
 
 
-@needs_debian
-def test_codec2_as_a_whole_codec(tmp_path, monkeypatch):
-    """700C's output lies 20 to 30 ms behind its input, and 40 ms have to be there before they are
-    coded.  One per cent of the bits are wrong in the file that is decoded, none in the other.
-    """
-    speech = measure.read_any(measure.EXAMPLES / "raw" / "hts1a.raw")
-    demo.write_wav(tmp_path / "speech.wav", speech)
-    monkeypatch.setattr(coding, "speech_quality", lambda folder, name: {"name": name})
-    received = {}
-    for errors in (0, 0.01):
-        codec = coding.Codec("codec2_700C", "Codec 2 700C", 700, 40, errors)
-        found = coding.make_codec(tmp_path, codec)
-        assert 60 <= found["delay_ms"] <= 70
-        received[errors] = np.fromfile(tmp_path / f"{found['name']}.bit", np.uint8)
-    wrong = np.unpackbits(received[0] ^ received[0.01])
-    assert np.mean(wrong) == pytest.approx(0.01, abs=0.004)
-
-
-# ---------------------------------------------------------------- speech from vectors
-
-
 def test_speech_from_vectors(tmp_path):
     """Speech as long as the original; vectors that are 3 dB louder have more SD of harmonics."""
     speech = measure.read_any(ROOT / "tests" / "data" / "sample_8k.wav")[:16000]
@@ -305,9 +165,6 @@ def test_speech_from_vectors(tmp_path):
     more = coding.harmonic_figures(tmp_path, "louder")["sd"].mean()
     assert more > found["sd"].mean() + 4
     assert found["frame"].max() < len(x)
-
-
-# ---------------------------------------------------------------- make results-train
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -324,10 +181,8 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
                 (folder / "plots" / f"vq_vae_ratek_conv1d_training.{ending}").touch()
         seed = int(options[options.index("--seed") + 1]) if "--seed" in options else 0
         names = ("network", "interpolation", "conventional", "k-means", "classical VQ")
-        kinds = ("SD", "variance")
-        lines = [
-            f"test {name} {kind}: {seed + i}" for i, name in enumerate(names) for kind in kinds
-        ]
+        lines = [f"test {name} SD: {seed + i}" for i, name in enumerate(names)]
+        lines += [line.replace("SD", "variance") for line in lines]
         return "\n".join([*lines, "steps: 10000", "1.00"])
 
     page = tmp_path / "experiments.md"
@@ -345,19 +200,8 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     stop_after = None
     results_train.main(args)
     assert len(started) == len(set(started)) == 6 + 6 * 2
-    text = page.read_text()
-    assert "Trained on noise, 2 minutes. Test speech: two speakers; dB², 2 seeds." in text
-    assert "| `newamp1_train.py` | 10000 | SD | 2.00 | 1.00 | 4.00 | conventional |" in text
-    assert (tmp_path / "vq_vae_ratek_conv1d_training.gif").exists()
-
-
-def test_figures():
-    lines = (
-        "epoch 3/4: loss 0.5\ntest classical VQ SD: 7.61 dB²\nalgorithmic delay: 12 frames\n4.46\n"
-    )
-    found = results_train.figures(lines)
-    assert found == {"test classical VQ SD": 7.61, "algorithmic delay": 12.0}
-    assert results_train.baseline_figure(found, "classical", "SD") == 7.61
+    row = "| `newamp1_train.py` | 10000 | SD | 2.00 | 1.00 | 4.00 | conventional |"
+    assert row in page.read_text()
 
 
 @needs_debian

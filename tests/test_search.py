@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from common import classical, plumbing, search
+from common import search
 
 K, DEC, DIM = 2, 2, 4
 BLUR = np.array([0.3, 1, 0.3])  # what the linear decoder does to frames,
@@ -67,16 +67,6 @@ def error(coder, x, indices):
     return np.mean((x - search.receive(coder, indices, len(x))) ** 2)
 
 
-# ---------------------------------------------------------------- m-best search
-
-
-@pytest.mark.parametrize(("N", "k"), [(64, 5), (256, 40), (7, 3), (5, 9), (2048, 1)])
-def test_the_largest_and_the_smallest_are_found(N, k):
-    scores = np.random.default_rng(N).normal(size=(3, N)).astype(np.float32)
-    np.testing.assert_array_equal(search.largest(scores, k), np.argsort(-scores, axis=1)[:, :k])
-    np.testing.assert_array_equal(classical.smallest(scores, k), np.argsort(scores, axis=1)[:, :k])
-
-
 def test_sums_nearest_to_a_vector():
     """0.9 is 1 − 0.1 (error 0), 1 + 0.1 or 0 + 0.4; the nearest first codeword of 0.45 is 0, but
     1 − 0.5 is nearer than 0 + 0.3."""
@@ -96,9 +86,6 @@ def test_m_best_search_with_all_sums_is_exhaustive():
     np.testing.assert_array_equal(search.nearest_sums(x, codebooks, 16)[:, 0], nearest)
 
 
-# ---------------------------------------------------------------- reach and delay
-
-
 def test_reaches_of_convolutions():
     coder = network_coder()
     assert coder.encoder_reach == (-2, 3)
@@ -108,25 +95,10 @@ def test_reaches_of_convolutions():
     assert linear.decoder_reach == (-1, 2)
 
 
-def test_a_maximum_does_not_hide_a_reach():
-    def encode(frames):
-        return frames.reshape(len(frames), -1, 2 * K).max(axis=2, keepdims=True)
-
-    assert search.find_encoder_reach(encode, 2, K) == (0, 1)
-
-
-def test_a_recurrent_network_is_refused():
-    def decode(z):
-        return np.repeat(np.cumsum(z, axis=1), 2, axis=1)
-
-    with pytest.raises(plumbing.FormatError, match="decoder looks at all of 64 vectors"):
-        search.find_decoder_reach(decode, 2, DIM)
-
-
-@pytest.mark.parametrize("lookahead_ms", [0, 20, 60])
+@pytest.mark.parametrize("lookahead_ms", [0, 60])
 def test_the_delay_is_what_an_experiment_finds(lookahead_ms):
-    """No decoded frame changes longer before a changed input frame; with a look-ahead of many
-    vectors hardly any does that much earlier, as most paths agree by then."""
+    """No decoded frame changes longer before a changed input frame; with much look-ahead hardly
+    any does that much earlier, as most paths agree by then."""
     coder, x = linear_coder(predicts=True), speech(48)
     before = search.receive(coder, search.send(coder, x, lookahead_ms), len(x))
     ahead = []
@@ -143,11 +115,8 @@ def test_the_delay_is_what_an_experiment_finds(lookahead_ms):
         assert 10 * max(ahead) == delay
 
 
-# ---------------------------------------------------------------- sender
-
-
 @pytest.mark.parametrize("coder", [linear_coder, lambda: linear_coder(True), network_coder])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 61])
+@pytest.mark.parametrize("n", [1, 2, 61])
 def test_a_stream_gives_the_indices_and_frames_of_the_file(coder, n):
     coder, x = coder(), speech(n)
     indices = search.send(coder, x, lookahead_ms=40)
@@ -165,14 +134,6 @@ def test_a_stream_gives_the_indices_and_frames_of_the_file(coder, n):
     live = search.Receiver(coder)
     frames = np.concatenate([live.push(indices), live.flush()])[:n]
     np.testing.assert_allclose(frames, decoded, atol=1e-3)
-
-
-def test_a_sender_keeps_few_frames():
-    sender = search.Sender(linear_coder(), lookahead_ms=40)
-    for _ in range(40):
-        sender.push(speech(10))
-    assert len(sender.frames) < 20
-    assert sender.first + len(sender.frames) == 400
 
 
 @pytest.mark.parametrize("predicts", [False, True])
@@ -193,28 +154,6 @@ def test_what_is_decoded_is_nearer_than_with_the_nearest_sums(coder):
     nearest = np.asarray(search.nearest_sums(z_e, coder.codebooks, 16))[:, 0]
     found = search.send(coder, x, lookahead_ms=40)
     assert error(coder, x, found) < 0.95 * error(coder, x, nearest)
-
-
-def test_quiet_frames_weigh_nothing():
-    coder, x = linear_coder(), speech(200)
-    x[::2] = -10  # every other frame
-    loud = x.mean(axis=1) > 0
-
-    def loud_error(lower):
-        decoded = search.receive(coder, search.send(coder, x, lower=lower), len(x))
-        return np.mean((x - decoded)[loud] ** 2)
-
-    assert loud_error(0) < 0.85 * loud_error(-np.inf)
-
-
-def test_the_first_stages_alone():
-    coder, x = linear_coder(), speech(100)
-    indices = search.send(coder, x, stages=1)
-    assert indices.shape == (50, 1)
-    assert error(coder, x, search.send(coder, x)) < error(coder, x, indices) < x.var()
-
-
-# ---------------------------------------------------------------- receiver
 
 
 def test_the_receiver_decodes_sums_of_codewords_and_the_prediction():
@@ -238,23 +177,3 @@ def test_lost_vectors_are_interpolated():
     z[10], z[11] = (2 * z[9] + z[12]) / 3, (z[9] + 2 * z[12]) / 3
     expected = coder.decode(z[None])[0]
     np.testing.assert_allclose(search.receive(coder, indices, 40)[2:-2], expected[2:-2], atol=1e-3)
-
-
-def test_a_lost_vector_is_forgotten_with_a_predictor():
-    """The predictor halves the error with every vector: after 12 of them it is 1/4096 of it."""
-    coder = linear_coder(True)
-    indices = np.random.default_rng(1).integers(0, 8, (40, 2))
-    intact = search.receive(coder, indices, 80)
-    indices[10] = -1
-    gone = np.abs(search.receive(coder, indices, 80) - intact).max(axis=1)
-    assert gone[20] > 5
-    assert gone[46:].max() < gone[20] / 1000
-
-
-@pytest.mark.parametrize(("stages", "expected"), [(1, [0, 0, 1]), (2, [0, 1, 1])])
-def test_a_coarse_quantiser_decides_on_its_only_vector_of_lookahead(stages, expected):
-    """Codewords of 3 bits for 2 frames of 4 values: 0.375 bits per value and stage."""
-    coder = search.Coder(
-        np.zeros((stages, 8, 3), np.float32), None, 2, 4, None, None, 4, 0.4, (0, 1), (0, 1)
-    )
-    assert [coder.usual_stand_ins(n) for n in range(3)] == expected

@@ -1,6 +1,4 @@
-"""What all trainers do alike: Ctrl-C ends one early and loses nothing, the seed decides
-everything.
-"""
+"""What all trainers do alike: Ctrl-C loses nothing, the seed decides everything."""
 
 import importlib
 import re
@@ -77,18 +75,12 @@ def test_ctrl_c_behind_a_pipe_saves(files, monkeypatch):
     networks.load("out.keras")
 
 
-@pytest.fixture
-def usual_signals():
-    """Ctrl-C has its usual effect: nohup and `&` make it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_a_real_ctrl_c(usual_signals, tmp_path):
+def test_a_real_ctrl_c(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup makes it ignored
     command = [sys.executable, ROOT / "vq_vae_demo.py", "--epochs", "100000", "--noplots"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        signal.signal(signal.SIGINT, before)
         while " left" not in process.stdout.readline():
             pass
         process.send_signal(signal.SIGINT)

@@ -1,8 +1,5 @@
-"""vq_codec.py: bits by hand, rate, delay, live streams, lost vectors, files that are cut off or
-foreign.
-"""
+"""vq_codec.py: bits by hand, rate, delay, live streams, lost vectors, bad files."""
 
-import re
 import subprocess
 import sys
 import time
@@ -11,7 +8,7 @@ import numpy as np
 import pytest
 
 import vq_codec as script
-from common import pitch, sound
+from common import sound
 from common.plumbing import FormatError
 from conftest import ROOT, SAMPLE, call
 
@@ -35,9 +32,6 @@ def decode(folder, data, *options):
     (folder / "some.bit").write_bytes(data)
     call(script, "dec", folder / "some.bit", folder / "some.raw", *options)
     return np.fromfile(folder / "some.raw", "<i2")
-
-
-# ---------------------------------------------------------------- bits
 
 
 def test_bits_by_hand():
@@ -71,18 +65,13 @@ def test_rate_and_length(rate, size, coded):
     assert len(decoded) == 32 * script.BLOCK
 
 
-# ---------------------------------------------------------------- speech
-
-
 @pytest.mark.parametrize("rate", [700, 1300])
 def test_loudness_over_time_is_that_of_the_speech(rate, coded):
     speech = np.fromfile(coded / "speech.raw", "<i2")
     decoded = np.fromfile(coded / f"{rate}.raw", "<i2")[159:]  # synthesis is that late
     n = min(len(speech), len(decoded)) // 320 * 320
-    levels = [
-        10 * np.log10(np.mean(np.float64(x[:n]).reshape(-1, 320) ** 2, axis=1) + 1e3)
-        for x in (speech, decoded)
-    ]
+    power = np.stack([speech[:n], decoded[:n]]).reshape(2, -1, 320).astype(float) ** 2
+    levels = 10 * np.log10(power.mean(axis=2) + 1e3)
     assert np.corrcoef(levels)[0, 1] > 0.9
     assert abs(np.mean(levels[0] - levels[1])) < 3
 
@@ -91,7 +80,7 @@ def test_delay_is_what_help_says(coded, capsys):
     with pytest.raises(SystemExit):
         script.parse_args(["--help"])
     assert f"it takes {script.DELAY_MS} ms" in capsys.readouterr().out
-    speech = np.fromfile(coded / "speech.raw", "<i2")
+    speech = np.fromfile(coded / "speech.raw", "<i2", 18 * script.BLOCK)
     for rate, sizes in script.RATES.items():
         quantiser = script.load_quantiser(script.NETWORKS / sizes.network, rate)
         widths = script.widths(quantiser, rate)
@@ -130,20 +119,6 @@ def test_a_pipe_with_pauses_carries_the_same_bits_and_speech(coded):
     assert decoded == (coded / "700.raw").read_bytes()
 
 
-def test_lost_vectors_are_interpolated(coded):
-    data, whole = (coded / "1300.bit").read_bytes(), np.fromfile(coded / "1300.raw", "<i2")
-    lossy = decode(coded, data, "--lost", 0.1, "--seed", 3)
-    np.testing.assert_array_equal(lossy, decode(coded, data, "--lost", 0.1, "--seed", 3))
-    assert len(lossy) == len(whole)
-    assert (lossy != whole).any()
-    levels = [np.std(np.float64(x)) for x in (lossy, whole)]
-    assert levels[0] == pytest.approx(levels[1], rel=0.4)
-    assert len(decode(coded, data, "--lost", 1)) == len(whole)
-
-
-# ---------------------------------------------------------------- files
-
-
 def test_what_was_received_of_a_file_that_is_cut_off_is_decoded(coded, capsys):
     data, whole = (coded / "700.bit").read_bytes(), np.fromfile(coded / "700.raw", "<i2")
     # 8 + 91 bytes: 26 vectors of 3.5 bytes; 8 + 93: 26, and 16 bits of the next one
@@ -156,7 +131,7 @@ def test_what_was_received_of_a_file_that_is_cut_off_is_decoded(coded, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFFxxxxWAVE", b"vq\2\7xxxx", b"vq\1\x09xxxx"])
+@pytest.mark.parametrize("data", [b"", b"RIFFxxxxWAVE", b"vq\2\7xxxx"])
 def test_foreign_files_are_refused(data, tmp_path):
     (tmp_path / "f.bit").write_bytes(data)
     args = script.parse_args(["dec", str(tmp_path / "f.bit"), str(tmp_path / "out.raw")])
@@ -173,21 +148,3 @@ def test_other_networks_are_refused(coded):
     with pytest.raises(FormatError, match=r"44 bits per vector, expected .* 22 bits"):
         call(script, "enc", 700, coded / "speech.raw", coded / "x.bit", "--net", other)
     assert not (coded / "x.bit").exists()
-
-
-def test_every_index_can_be_decoded(coded):
-    """Random bits are no reason to stop, nor are they loud beyond 16 bit."""
-    header = (coded / "700.bit").read_bytes()[:8]
-    decoded = decode(coded, header + np.random.default_rng(1).bytes(140))
-    assert len(decoded) == 40 * script.BLOCK
-    assert pitch.BLOCK == 4
-
-
-def test_the_sender_tells_the_level_of_quiet_speech(coded, capsys):
-    """50 dB lower than the sample, whose active level is about 67 dB."""
-    speech = np.fromfile(coded / "speech.raw", "<i2")
-    (speech / 316.0).astype("<i2").tofile(coded / "quiet.raw")
-    call(script, "enc", 700, coded / "quiet.raw", coded / "quiet.bit")
-    lines = capsys.readouterr().err.splitlines()
-    assert "1.28 s, active level " in lines[0]
-    assert re.search(r"quiet\.raw: warning: quiet speech: amplify it by \d\d dB", lines[1])

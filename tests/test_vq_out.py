@@ -30,14 +30,11 @@ def sent(files):
     return figures(call(script, files / "n.keras", files / "x.f32", *outputs, "--noplots"))
 
 
-# ---------------------------------------------------------------- sender and receiver
-
-
 @pytest.mark.parametrize("dec", [1, 4])
 def test_receiver_gives_the_bytes_of_the_sender(dec, tmp_path):
     """Files of any length, however short; vectors lack frames at the end."""
     write_quantiser(tmp_path / "n.keras", dec=dec)
-    for n in (1, 3, 4, 30):
+    for n in (1, 4, 30):
         codec2_model.write_rate_K(speech_like(n), tmp_path / "x.f32")
         outputs = ("--indexout", tmp_path / "x.npy", "--testout", tmp_path / "y.f32")
         call(script, tmp_path / "n.keras", tmp_path / "x.f32", *outputs, "--noplots")
@@ -69,42 +66,22 @@ def test_lost_vectors(files, sent, tmp_path):
     assert figures(call(script, files / "n.keras", *received))["lost vectors"] == 1.0
     z[lost] = between[lost - 1]
     decoded = quantiser.decoder.predict(z[None], verbose=0)[0]
-    before, after = (
-        codec2_model.read_rate_K(name, 14) for name in (files / "y.f32", tmp_path / "z.f32")
-    )
+    before = codec2_model.read_rate_K(files / "y.f32", 14)
+    after = codec2_model.read_rate_K(tmp_path / "z.f32", 14)
     frames = slice(2 * lost - 4, 2 * lost + 6)
     np.testing.assert_allclose(after[frames], decoded[frames], atol=1e-3)
     changed = np.flatnonzero(np.abs(before - after).max(axis=1) > 1e-4)
     assert 2 * lost - 2 <= changed[0] <= changed[-1] <= 2 * lost + 3
 
 
-def test_fewer_stages(files, tmp_path):
-    outputs = ("--indexout", tmp_path / "x.npy", "--testout", tmp_path / "y.f32")
-    options = ("--stages", 1, *outputs, "--noplots")
-    assert figures(call(script, files / "n.keras", files / "x.f32", *options))["bits"] == 4
-    assert np.load(tmp_path / "x.npy").shape == (101, 1)
-    call(
-        script, files / "n.keras", "--indexin", tmp_path / "x.npy", "--testout", tmp_path / "z.f32"
-    )
-    assert (tmp_path / "z.f32").read_bytes() == (tmp_path / "y.f32").read_bytes()
-
-
 def test_indices_of_another_network_are_refused(files, sent, tmp_path):
-    """One of the same sizes, by its fingerprint; a network of other sizes, at once."""
-    options = ("--indexin", str(files / "x.npy"), "--testout", str(tmp_path / "z.f32"))
+    """One of the same sizes, by its fingerprint."""
     quantiser = networks.load_quantiser(files / "n.keras")
-    others = {"n.keras": quantiser.codebooks + 1, "stages.keras": quantiser.codebooks[:1]}
-    for name, codebooks in others.items():
-        sizes = {"vq_stages": len(codebooks)}
-        parts = quantiser.encoder, quantiser.decoder, codebooks, None
-        networks.save_quantiser(*parts, quantiser.options | sizes, tmp_path / name)
+    parts = quantiser.encoder, quantiser.decoder, quantiser.codebooks + 1, None
+    networks.save_quantiser(*parts, quantiser.options, tmp_path / "n.keras")
+    options = ("--indexin", files / "x.npy", "--testout", tmp_path / "z.f32")
     with pytest.raises(FormatError, match=r"x\.npy: indices of another network"):
         call(script, tmp_path / "n.keras", *options)
-    with pytest.raises(FormatError, match=r"x\.npy: not indices of this network"):
-        script.load(script.parse_args([str(tmp_path / "stages.keras"), *options]))
-
-
-# ---------------------------------------------------------------- figures
 
 
 def test_figures(files, sent):
@@ -135,76 +112,38 @@ def test_delay(files, sent):
     assert values["file network SD"] > sent["file network SD"]
 
 
-def test_gain(files, tmp_path):
-    """A file of log10(energy), as c2sim wrote it before 2020; the output is in dB all the same."""
-    x = codec2_model.read_rate_K(files / "x.f32", 14)[:60]
-    found = []
-    for gain, divided in ((10, x), (1, x / 10)):
-        codec2_model.write_rate_K(divided, tmp_path / "x.f32")
-        options = ("--gain", gain, "--testout", tmp_path / "y.f32", "--noplots")
-        call(script, files / "n.keras", tmp_path / "x.f32", *options)
-        found.append(codec2_model.read_rate_K(tmp_path / "y.f32", 14))
-    np.testing.assert_allclose(*found, atol=1e-3)
-
-
-def test_codebooks(files, tmp_path):
-    options = ("--nb_samples", 40, "--vqout", tmp_path / "book", "--noplots")
-    printed = call(script, files / "n.keras", files / "x.f32", *options)
-    assert "latent hold values of the encoder" in printed
-    names = [f"book_{kind}_{i}.f32" for kind in ("classical", "latent") for i in (1, 2)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    quantiser = networks.load_quantiser(files / "n.keras")
-    latent = codec2_model.read_floats(tmp_path / "book_latent_2.f32", 16)
-    np.testing.assert_array_equal(latent, quantiser.codebooks[1])
-    classical = codec2_model.read_floats(tmp_path / "book_classical_1.f32", 14)
-    np.testing.assert_array_equal(classical, np.float32(quantiser.baseline["kmeans"])[0])
-
-
-def test_all_outputs_or_none(files, tmp_path, monkeypatch):
-    """A disk that is full when the second file is written: the first one is not changed either."""
-
-    def full(vectors, filename):
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / "x.npy").write_bytes(b"old")
-    monkeypatch.setattr(codec2_model, "write_rate_K", full)
-    outputs = ("--indexout", tmp_path / "x.npy", "--testout", tmp_path / "y.f32")
-    with pytest.raises(OSError, match="No space left") as error:
-        call(script, files / "n.keras", files / "x.f32", *outputs, "--noplots")
-    assert error.value.filename == str(tmp_path / "y.f32")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
-    assert (tmp_path / "x.npy").read_bytes() == b"old"
-
-
-def test_pictures(files, tmp_path):
-    options = ("--nb_samples", 110, "--frame", 10, "--plot_dir", tmp_path)
-    call(script, files / "n.keras", files / "x.f32", *options)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert {"vq_out_sd.png", "vq_out_frames_1.png", "vq_out_frames_4.png"} <= names
-
-
-# ---------------------------------------------------------------- warnings and refusals
-
-
-def test_another_kind_of_vectors(files, tmp_path, capsys):
+def test_warnings(files, tmp_path, capsys):
     """K = 20 vectors that are taken for K = 14 change from frame to frame as speech does not."""
     codec2_model.write_rate_K(speech_like(140, 20), tmp_path / "x.f32")
     call(script, files / "n.keras", tmp_path / "x.f32", "--noplots")
     assert "another K" in capsys.readouterr().err
-    call(script, files / "n.keras", files / "x.f32", "--noplots")
-    assert "warning" not in capsys.readouterr().err
-
-
-def test_quiet_speech(files, tmp_path, capsys):
     codec2_model.write_rate_K(speech_like(100) - 22, tmp_path / "x.f32")
     call(script, files / "n.keras", tmp_path / "x.f32", "--noplots")
     assert "amplify it by" in capsys.readouterr().err
 
 
-def test_an_old_network_is_refused(files):
-    import keras
-
-    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    networks.save(network, {"script": "vq_vae_ratek", "dec": 2}, files / "old.keras")
-    with pytest.raises(FormatError, match=r"old\.keras: no quantiser, or an old network"):
-        script.load(script.parse_args([str(files / "old.keras"), str(files / "x.f32")]))
+def test_gain_stages_codebooks_and_pictures(files, tmp_path):
+    """Of a file of log10(energy), as c2sim wrote it before 2020."""
+    x = codec2_model.read_rate_K(files / "x.f32", 14)[:40]
+    codec2_model.write_rate_K(x / 10, tmp_path / "log10.f32")
+    codec2_model.write_rate_K(x, tmp_path / "dB.f32")
+    outputs = (
+        "--testout",
+        tmp_path / "y.f32",
+        "--vqout",
+        tmp_path / "book",
+        "--plot_dir",
+        tmp_path,
+    )
+    options = ("--gain", 1, "--stages", 1, "--frame", 10, *outputs)
+    values = figures(call(script, files / "n.keras", tmp_path / "log10.f32", *options))
+    assert values["bits"] == 4
+    again = ("--stages", 1, "--testout", tmp_path / "z.f32", "--noplots")
+    call(script, files / "n.keras", tmp_path / "dB.f32", *again)
+    y, z = (codec2_model.read_rate_K(tmp_path / name, 14) for name in ("y.f32", "z.f32"))
+    np.testing.assert_allclose(y, z, atol=1e-3)
+    latent = codec2_model.read_floats(tmp_path / "book_latent_2.f32", 16)
+    quantiser = networks.load_quantiser(files / "n.keras")
+    np.testing.assert_array_equal(latent, quantiser.codebooks[1])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"vq_out_sd.png", "vq_out_frames_1.png"} <= names

@@ -55,39 +55,3 @@ def test_start_is_k_means(tmp_path, monkeypatch):
     for part in ("train", "held-out"):
         kmeans = values[f"{part} k-means SD"]
         assert values[f"{part} network SD"] == pytest.approx(kmeans, rel=0.005)
-
-
-def test_k_means_finds_two_clouds(tmp_path, monkeypatch):
-    """Two clouds and two codewords: their centres."""
-    monkeypatch.setattr(script, "GAIN_DB", 1)
-    monkeypatch.setattr(script, "FILTER_DB", 0.1)
-    rng = np.random.default_rng(1)
-    centres = np.float32([[20], [60]])
-    x = centres[rng.integers(0, 2, 1000)] + rng.normal(0, 1, (1000, 14))
-    codec2_model.write_rate_K(x, tmp_path / "clouds.f32")
-    options = ("--num_embedding", 2, "--epochs", 1, "--noplots", "--nnout", tmp_path / "n.keras")
-    call(script, tmp_path / "clouds.f32", *options)
-    codebook = networks.load_quantiser(tmp_path / "n.keras").baseline["kmeans"][0]
-    ordered = codebook[np.argsort(codebook[:, 0])]
-    np.testing.assert_allclose(ordered, np.repeat(centres, 14, axis=1), atol=0.5)
-
-
-def test_epochs_follow_the_data(tmp_path, monkeypatch):
-    """As many as make STEPS training steps, rounded up: 541 training frames are 3 steps of 256."""
-    monkeypatch.setattr(script, "STEPS", 7)
-    monkeypatch.setattr(script, "BATCH", 256)
-    codec2_model.write_rate_K(speech_like(601), tmp_path / "x.f32")
-    options = ("--noplots", "--nnout", tmp_path / "n.keras", "--num_embedding", 4)
-    values = figures(call(script, tmp_path / "x.f32", *options))
-    assert (values["epochs"], values["steps"]) == (3, 9)
-
-
-def test_a_test_file_and_pictures(tmp_path):
-    codec2_model.write_rate_K(speech_like(100, seed=2), tmp_path / "y.f32")
-    codec2_model.write_rate_K(speech_like(601), tmp_path / "x.f32")
-    options = ("--num_embedding", 16, "--epochs", 1, "--nnout", tmp_path / "n.keras")
-    files = ("--test", tmp_path / "y.f32", "--plot_dir", tmp_path / "plots")
-    values = figures(call(script, tmp_path / "x.f32", *options, *files))
-    assert values["last"] == values["test network SD"]
-    names = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert names == {"vq_vae_ratek_sd.png", "vq_vae_ratek_frames_1.png"}
