@@ -106,6 +106,20 @@ def speech_speed():
         show(name, length / best(command), "x real time")
 
 
+def codec_speed():
+    """Sender and receiver of vq_codec.py, without the seconds that Keras takes to start."""
+    for name, few, many in (
+        ("enc", "700 short.raw short.bit", "700 speech.raw speech.bit"),
+        ("dec", "short.bit short.wav", "speech.bit decoded.wav"),
+    ):
+        few_took, many_took = (
+            run(script("vq_codec.py", f"{name} {files}"))[0] for files in (few, many)
+        )
+        show(
+            f"vq_codec.py {name}, 700 bit/s", (SECONDS - 3) / (many_took - few_took), "x real time"
+        )
+
+
 def start_up():
     for name in START_UPS:
         show(f"import {name}", 1e3 * best([sys.executable, "-c", f"import {name}"]), "ms")
@@ -145,6 +159,7 @@ def main(nb_frames):
         make_input(nb_frames or SECONDS * 100)
         if not nb_frames:
             measure(speech_speed)
+            measure(codec_speed)
             measure(start_up)
             for name in TRAINERS:
                 measure(training_speed, name)
