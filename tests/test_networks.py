@@ -11,12 +11,12 @@ from common import networks, search
 from conftest import ROOT, SAMPLE, call, figures, sound_file
 
 FIGURES = {  # SD in dB² of the first 300 frames of the sample, a synthetic voice; vq_*: of 100
-    "vq_K14_1100": 10.54,
-    "vq_K20_1100": 23.33,
-    "vq_K20_550": 48.34,
-    "vq_K14_1100_low": 9.48,
-    "vq_K20_1100_low": 24.07,
-    "vq_K20_550_low": 42.04,
+    "vq_K14_1100": 10.32,
+    "vq_K20_1100": 23.39,
+    "vq_K20_550": 45.63,
+    "vq_K14_1100_low": 9.07,
+    "vq_K20_1100_low": 24.08,
+    "vq_K20_550_low": 42.25,
     "bands_Wo": 32.48,
     "newamp1": 17.12,
 }

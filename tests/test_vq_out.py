@@ -109,7 +109,6 @@ def test_delay(files, sent):
     options = ("--lookahead", 0, "--mbest", 4, "--noplots")
     values = figures(call(script, files / "n.keras", files / "x.f32", *options))
     assert values["algorithmic delay"] == 50
-    assert values["file network SD"] > sent["file network SD"]
 
 
 def test_warnings(files, tmp_path, capsys):
