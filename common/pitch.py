@@ -209,36 +209,36 @@ class Codes:
         cell = (HIGHEST - LOWEST) / layout.cells
         levels = LOWEST + cell * (np.arange(layout.cells) + 0.5)
         self.bits, self.half_cell = bits, cell / 2
-        self.unvoiced = [NONE]
+        unvoiced = [NONE]
         for first in range(BLOCK):
             for level in levels:
-                self.unvoiced.append([np.nan] * first + [level] * (BLOCK - first))
+                unvoiced.append([np.nan] * first + [level] * (BLOCK - first))
 
         # of a voice that has begun in the block before: how far its pitch there was from the
         # middle of the cell [codes], how it rose per frame [codes], and what follows [codes][4]
-        self.offset, self.slope, self.begun = [0], [0], [NONE]
+        offsets, slopes, begun = [0], [0], [NONE]
         for offset in cell * ((np.arange(layout.fine) + 0.5) / layout.fine - 0.5):
             for change in layout.changes:
                 for bend in layout.bends:
-                    self.offset.append(offset)
-                    self.slope.append(change / BLOCK)
-                    self.begun.append(offset + change * RISE + bend * BEND)
+                    offsets.append(offset)
+                    slopes.append(change / BLOCK)
+                    begun.append(offset + change * RISE + bend * BEND)
         for offset in (-cell / 3, 0, cell / 3):
             for length in range(1, BLOCK):
-                self.offset.append(offset)
-                self.slope.append(0)
-                self.begun.append([offset] * length + [np.nan] * (BLOCK - length))
+                offsets.append(offset)
+                slopes.append(0)
+                begun.append([offset] * length + [np.nan] * (BLOCK - length))
 
-        self.voiced = [NONE]
+        voiced = [NONE]
         for length in range(1, BLOCK):
             for fall in FALLS:
-                self.voiced.append([*(fall * RISE[:length]), *[np.nan] * (BLOCK - length)])
+                voiced.append([*(fall * RISE[:length]), *[np.nan] * (BLOCK - length)])
         for bend in layout.later_bends:
             for change in layout.later_changes:
-                self.voiced.append(change * RISE + bend * BEND)
+                voiced.append(change * RISE + bend * BEND)
 
-        self.blocks = self.fill(self.unvoiced, self.begun, self.voiced)  # by kind of state
-        self.offset, self.slope = self.fill(self.offset, self.slope)
+        self.blocks = self.fill(unvoiced, begun, voiced)  # by kind of state
+        self.offset, self.slope = self.fill(offsets, slopes)
 
     def fill(self, *tables):
         """Array of 2^bits rows for each table; the unused indices mean the same as index 0."""

@@ -5,9 +5,8 @@ Usage:
     tests/bench.py                # of 300 s of speech; `make bench` keeps it in results/bench.txt
     tests/bench.py 2000000        # memory only, for files of that many frames (3 GB of disk)
 
-Input is the sample speech again and again, at random levels.  Every measurement is in a process of
-its own.  NumPy's import, beside the start-up times, tells how fast the machine is now.  Memory is
-the largest resident set of a process.
+Input is the sample speech again and again, at random levels.  NumPy's import, beside the start-up
+times, tells how fast the machine is now.  Memory is the largest resident set of a process.
 """
 
 import os

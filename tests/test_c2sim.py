@@ -351,7 +351,6 @@ SIGNALS = {
     "silence": np.zeros(7990),
     "a click": np.eye(1, 4000, 2000)[0] * 32767,
     "square wave": np.where(np.arange(8000) % 80 < 40, 32767, -32768),
-    "least noise": random_numbers(8000) % 3 - 1,
     "a sweep": np.rint(32767 * np.sin(2 * np.pi * (50 * TIME + 1900 * TIME**2))),
 }
 
@@ -365,8 +364,6 @@ def test_any_signal_gives_numbers(signal):
     options = "--rateK --phase0 --postfilter"
     simulate(source, options, "--rateKout K.f32 --modelout rate_K.model -o K.raw")
     assert codec2_model.read_rate_K("K.f32", 20).shape == (nb_frames, 20)
-    if signal == "silence":
-        assert (rate_K()[50:] == -150).all()
     assert len(speech()) == len(speech("K.raw")) == 80 * nb_frames
     for name in ("x.model", "rate_K.model"):
         codec2_model.read(name)  # checks every record

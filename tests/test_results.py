@@ -167,43 +167,6 @@ def test_speech_from_vectors(tmp_path):
     assert found["frame"].max() < len(x)
 
 
-def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    """A script that only prints: every command runs once, whoever starts again."""
-    started, stop_after = [], 12
-
-    def script(folder, name, *options):
-        if len(started) == stop_after:
-            raise KeyboardInterrupt
-        started.append((name, *options))
-        if "--plot_dir" in options:
-            (folder / "plots").mkdir()
-            for ending in ("gif", "png"):
-                (folder / "plots" / f"vq_vae_ratek_conv1d_training.{ending}").touch()
-        seed = int(options[options.index("--seed") + 1]) if "--seed" in options else 0
-        names = ("network", "interpolation", "conventional", "k-means", "classical VQ")
-        lines = [f"test {name} SD: {seed + i}" for i, name in enumerate(names)]
-        lines += [line.replace("SD", "variance") for line in lines]
-        return "\n".join([*lines, "steps: 10000", "1.00"])
-
-    page = tmp_path / "experiments.md"
-    page.write_text("<!-- made by make results-train -->\nold\n<!-- end -->\n")
-    monkeypatch.setattr(results, "EXPERIMENTS", page)
-    monkeypatch.setattr(results, "PICTURES", tmp_path)
-    monkeypatch.setattr(coding, "WORK", tmp_path / "work")
-    monkeypatch.setattr(demo, "run", script)
-    test = measure.Speech("two speakers", noise(2, 1), ["a", "b"], np.array([0, 8000]))
-    monkeypatch.setattr(results_train, "choose_speech", lambda: (noise(120, 2), "noise", test))
-    args = results_train.parse_args(["--seeds", "1", "3"])
-    with pytest.raises(KeyboardInterrupt):
-        results_train.main(args)
-    assert page.read_text().splitlines()[1] == "old"
-    stop_after = None
-    results_train.main(args)
-    assert len(started) == len(set(started)) == 6 + 6 * 2
-    row = "| `newamp1_train.py` | 10000 | SD | 2.00 | 1.00 | 4.00 | conventional |"
-    assert row in page.read_text()
-
-
 @needs_debian
 def test_public_training_speech(monkeypatch, tmp_path):
     """Without Asterisk's voices 186 s, none of which is in the public test recordings."""

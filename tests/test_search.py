@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from common import search
+from common import plumbing, search
 
 K, DEC, DIM = 2, 2, 4
 BLUR = np.array([0.3, 1, 0.3])  # what the linear decoder does to frames,
@@ -93,6 +93,21 @@ def test_reaches_of_convolutions():
     linear = linear_coder()
     assert linear.encoder_reach == (-2, 3)
     assert linear.decoder_reach == (-1, 2)
+
+
+def test_a_maximum_does_not_hide_a_reach():
+    def encode(frames):
+        return frames.reshape(len(frames), -1, 2 * K).max(axis=2, keepdims=True)
+
+    assert search.find_encoder_reach(encode, 2, K) == (0, 1)
+
+
+def test_a_recurrent_network_is_refused():
+    def decode(z):
+        return np.repeat(np.cumsum(z, axis=1), 2, axis=1)
+
+    with pytest.raises(plumbing.FormatError, match="decoder looks at all of 64 vectors"):
+        search.find_decoder_reach(decode, 2, DIM)
 
 
 @pytest.mark.parametrize("lookahead_ms", [0, 60])

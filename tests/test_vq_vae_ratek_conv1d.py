@@ -53,6 +53,13 @@ def test_codewords_move_to_the_mean_of_their_vectors():
     np.testing.assert_allclose(np.array(layer.codebooks)[0, :, 0], [1, 8.5], atol=0.05)
 
 
+def test_unused_codewords_restart():
+    layer = quantizer_of([[[0.0], [1000.0]]], decay=0.5)
+    for _ in range(20):
+        layer(np.float32([[[0], [1], [3]]]), training=True)
+    np.testing.assert_allclose(np.sort(np.array(layer.codebooks)[0, :, 0]), [1, 3], atol=0.1)
+
+
 def test_prediction_worked_by_hand():
     quantizer = script.VectorQuantizer(1, 2, 2, m_best=1, beta=0.25, decay=0.99, leak=0.5)
     quantizer.codebooks.assign([[[0, 0], [1, 0]]])
