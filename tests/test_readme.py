@@ -99,6 +99,8 @@ def run_here(command, patch):
             tf.config.run_functions_eagerly(False)  # compiling pays for a long search
         elif "--indexin" not in argv:
             argv += ["--mbest", 2]
+        if "train.f32" in argv:
+            argv += ["--nb_samples", 200]
     if '"--noplots"' in text and not {"--noplots", "--plot_dir", "--indexin"} & set(argv):
         argv.append("--noplots")
     few = {"--nb_samples": 2000} if "demo" in name else {"--num_embedding": 16}
@@ -109,12 +111,12 @@ def run_here(command, patch):
 
 
 def test_commands_work_in_the_order_given(tmp_path, monkeypatch, eager):
-    """In a copy of the project, with 6 s of speech; the arecord line needs a microphone."""
+    """In a copy of the project, with 4 s of speech; the arecord line needs a microphone."""
     ignored = shutil.ignore_patterns(".*", "demo", "results", "__pycache__")
     shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
     monkeypatch.chdir(tmp_path / "copy")
     rate, sample = wavfile.read("tests/data/sample_8k.wav")
-    wavfile.write("speech.wav", rate, sample[: 6 * rate])
+    wavfile.write("speech.wav", rate, sample[: 4 * rate])
     wavfile.write("my.wav", rate, sample[: 2 * rate])
     os.mkdir("my_recordings")
     for i in range(2):
