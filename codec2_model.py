@@ -277,12 +277,16 @@ def parse_args(argv=None):
 
 def main(args):
     plumbing.check_outputs([], plot_dir=args.plot_dir)
-    Wo, L, A, _, voiced = read(args.model, args.nb_samples)
+    fields = []  # without A and phi, which hours of speech have gigabytes of
+    for _, records in read_blocks(args.model, args.nb_samples):
+        A, harmonic = np.float64(records["A"]), spectra.harmonic_mask(records["L"])
+        # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
+        power = 2 * np.sum(A**2, axis=1, where=harmonic)
+        fields.append([*(records[name].copy() for name in ("Wo", "L", "voiced")), power])
+    Wo, L, voiced, power = map(np.concatenate, zip(*fields, strict=True))
     if args.frame is not None and args.frame >= len(Wo):
         raise FormatError(f"{args.model}: {len(Wo)} frames, no --frame {args.frame}")
     F0_hz = Wo * (args.Fs / (2 * np.pi))
-    # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
-    power = 2 * np.sum(np.square(A, dtype=np.float64), axis=1, where=spectra.harmonic_mask(L))
     print(f"frames: {len(Wo)}")
     print(f"length: {len(Wo) * args.frame_ms / 1000:.2f} s")
     print(f"F0: {F0_hz.min():.1f} to {F0_hz.max():.1f} Hz")
@@ -293,10 +297,10 @@ def main(args):
     print(f"level: {10 * np.log10(max(power.mean(), 1e-10)):.1f} dB re 1 LSB rms")
     if not args.noplots:
         frame = np.argmax(power) if args.frame is None else args.frame
-        plot(F0_hz, L, A, voiced, frame, args)
+        plot(F0_hz, voiced, frame, args)
 
 
-def plot(F0_hz, L, A, voiced, frame, args):
+def plot(F0_hz, voiced, frame, args):
     """F0 [n] in Hz over time, and the amplitudes of one frame."""
     plt = plots.pyplot()
 
@@ -306,8 +310,9 @@ def plot(F0_hz, L, A, voiced, frame, args):
         track.plot(seconds[shown], F0_hz[shown], ".", color=colour, markersize=2, label=label)
     track.set(xlabel="Time (s)", ylabel="F0 (Hz)", title="fundamental frequency")
     track.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=4)
-    m = np.arange(1, L[frame] + 1)
-    A_dB = 20 * np.log10(np.maximum(A[frame, m], 1e-10))
+    [record] = read_frames(args.model, [frame])
+    m = np.arange(1, record["L"] + 1)
+    A_dB = 20 * np.log10(np.maximum(record["A"][m], 1e-10))
     spectrum.plot(m * F0_hz[frame], A_dB, "o-", markersize=3)
     title = f"frame {frame}, F0 {F0_hz[frame]:.0f} Hz"
     spectrum.set(xlabel="Frequency (Hz)", ylabel="Amplitude (dB)", title=title)
