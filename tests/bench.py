@@ -32,9 +32,9 @@ NETWORK = str(ROOT / "networks" / "vq_K14_1100.keras")
 OTHERS = {  # what only the memory and the time of a run is told of
     "codec2_model.py": "speech.model --noplots",
     "eband_out.py": "network.keras bands.f32 speech.model --modelout out.model --noplots",
-    "vq_pager.py": "14 bands.f32 --plot_dir pages",
+    "vq_pager.py": "14 bands.f32",
     "vq_ber.py": "vq.keras bands.f32 --ber 1 --nb_samples 3000 --noplots",
-    "vq_out.py": f"{NETWORK} bands.f32 --indexout bands.npy --noplots",
+    "vq_out.py": f"{NETWORK} bands.f32 --indexout bands.npy --noplots --nb_samples 30000",
 }
 START_UPS = ("numpy", "keras", "codec2_model", "c2sim")  # modules
 
