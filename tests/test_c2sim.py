@@ -82,7 +82,6 @@ def golden_speech(name):
 
 
 # voiced frames, sum of L, sum of |speech|, the same with phase model and post filter
-# voiced frames, sum of L, sum of |speech|, the same with phase model and post filter
 GOLDEN_SUMS = {
     "G1": (99, 3870, 3820319, 4490196),
     "G2": (14, 3867, 3488840, 2959283),
