@@ -279,9 +279,9 @@ def main(args):
     plumbing.check_outputs([], plot_dir=args.plot_dir)
     fields = []  # without A and phi, which hours of speech have gigabytes of
     for _, records in read_blocks(args.model, args.nb_samples):
-        A, harmonic = np.float64(records["A"]), spectra.harmonic_mask(records["L"])
         # a sine of peak a has A = a/2, thus power a²/2 = 2 A²
-        power = 2 * np.sum(A**2, axis=1, where=harmonic)
+        harmonic = spectra.harmonic_mask(records["L"])
+        power = 2 * np.sum(np.square(records["A"], dtype=np.float64), axis=1, where=harmonic)
         fields.append([*(records[name].copy() for name in ("Wo", "L", "voiced")), power])
     Wo, L, voiced, power = map(np.concatenate, zip(*fields, strict=True))
     if args.frame is not None and args.frame >= len(Wo):

@@ -103,14 +103,17 @@ class Tracker:
         strengths = np.column_stack([unvoiced, strengths])
         pitches = np.column_stack([np.full(len(lags), np.nan), np.log2(FS_HZ / lags)])
         decided = []
-        for frame in zip(strengths, pitches, strict=True):
-            self.extend(*frame)
+        for frame_strengths, frame_pitches in zip(strengths, pitches, strict=True):
+            self.extend(frame_strengths, frame_pitches)
             if len(self.pitches) > self.lookahead:
                 decided.append(self.decide())
         return np.array(decided)
 
     def quietness(self, peak):
-        """0 for a frame with a loud peak, up to 2 for silence: then it is hardly voiced."""
+        """0 for the next frame if its peak is loud, up to 2 for silence, which is hardly voiced.
+
+        Loud is what is not far below the loudest peak so far, which this keeps.
+        """
         self.loudest = max(self.loudest * DECAY, peak)
         return max(2 - peak / self.loudest * (1 + VOICED) / SILENT, 0)
 
