@@ -215,6 +215,7 @@ def save(quantiser, numbers, filename):
         quantiser.predictor,
         quantiser.options,
         filename,
+        expected=quantiser.expected,
         **quantiser.baseline,
     )
 

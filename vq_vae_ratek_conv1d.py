@@ -11,7 +11,8 @@ Usage:
 The encoder turns --dec frames and their neighbours into one vector, the quantiser makes one index
 per stage of it, and the decoder turns the sum of the codewords into --dec frames.  The sender
 (common/search.py) chooses the indices by analysis by synthesis: those whose decoded frames are
-nearest to the original.  Beside it stands the classical quantiser at the same bit rate and delay,
+nearest to the original.  When all is trained, the decoder is trained further on what the sender
+chooses.  Beside it stands the classical quantiser at the same bit rate and delay,
 with the same search: predictive multi-stage VQ of blocks of --dec frames (common/classical.py).
 
 Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the
@@ -57,6 +58,11 @@ GAIN_DB = 10  # training chunks are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
 CUTOFF_DB = 50  # most that a low pass or a high pass takes away
 KMEANS = 60_000  # vectors that k-means sees
+SEARCHED = 800_000  # frames that the sender codes, at most, for the decoder to be refined on
+SEQUENCE = 64  # vectors of a sequence of these
+EXPECTED = 500  # sequences that tell what quantising makes of a vector on average
+REFINE_EPOCHS = 20  # passes through these
+REFINE_RATE = 2e-4  # highest learning rate of the decoder when it is refined
 PROGRESS = 16_384  # frames of a part that the lines printed during a training are of, at most
 MEASURED = 3000  # frames of training and held-out part that the figures are of, at most
 PICTURES = 16  # of the film, at most
@@ -459,7 +465,7 @@ def train_baseline(x, args, rng):
 def train(network, data, args, rng):
     """Fit encoder, codebooks, predictor and decoder to data["train"] [n][K], or until Ctrl-C.
 
-    Returns what the film shows, a dictionary per round, and the number of steps made.
+    Returns what the film shows, a dictionary per round; the number of steps made; was it stopped?
     """
     encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
     x = data["train"]
@@ -502,7 +508,7 @@ def train(network, data, args, rng):
             progress.show(done, f"SD {text} dB²")
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # main() saves the network before it prints anything
-    return history, done
+    return history, done, done < steps
 
 
 def look(network, x, args):
@@ -519,6 +525,59 @@ def look(network, x, args):
     error = (x - decoded)[spectra.is_counted(x, args.lower)]
     residual = z[:, 1:] - before @ ops.convert_to_numpy(quantizer.predictor)
     return np.mean(error**2), residual[0], indices
+
+
+def sequences(x, args, rng):
+    """Sequences [n][frames][K] from all over x [frames][K], every second one filtered, and weights
+    [n][frames].
+    """
+    length = min(SEQUENCE, len(x) // args.dec) * args.dec
+    first = np.linspace(0, len(x) - length, min(SEARCHED, len(x)) // length).astype(int)
+    numbers = first[:, None] + np.arange(length)
+    frames, weights = x[numbers], np.float32(spectra.is_counted(x, args.lower)[numbers])
+    frames[::2] = random_filter(frames[::2], args, rng)
+    return np.maximum(frames, spectra.FLOOR_DB), weights
+
+
+def expectation(network, frames):
+    """What quantising makes of vectors z on average, [dim][dim]: z_hat is about z @ expected.
+
+    By least squares over sequences [n][frames][K].
+    """
+    encoder, quantizer = map(network.get_layer, ("encoder", "quantizer"))
+    z = encoder.predict_on_batch(frames.reshape(1, -1, frames.shape[2]))  # in a row, without edges
+    z = np.reshape(z, (len(frames), -1, z.shape[2]))
+    z_hat = [quantizer.quantise_all(part)[0] for part in np.array_split(z, min(16, len(z)))]
+    z_hat = np.concatenate([ops.convert_to_numpy(part) for part in z_hat])
+    return classical.regression(z[:, 1:], z_hat, np.ones(z_hat.shape[:2]))
+
+
+def refine(coder, decoder, frames, weights, lower):
+    """Train the decoder of a Coder further on what the sender chooses for sequences [n][frames][K]
+    with weights [n][frames], or until Ctrl-C.
+
+    It learns what the search makes of vectors, which is not what the m-best search makes of them.
+    """
+    n, length, K = frames.shape
+    sender = search.Sender(coder, search.usual_lookahead_ms(coder), lower)
+    progress, indices = plumbing.Progress(ROUNDS, "search"), []
+    try:
+        for done, part in enumerate(np.array_split(frames.reshape(-1, K), ROUNDS), 1):
+            indices.append(sender.push(part))
+            progress.show(done, "what the decoder is refined on")
+        indices.append(sender.flush())
+        z = coder.vectors(np.concatenate(indices)).reshape(n, -1, coder.dim)
+        edge = max(-coder.decoder_reach[0], coder.decoder_reach[1])
+        weights[:, :edge] = weights[:, length - edge :] = 0  # these depend on vectors outside
+        steps = REFINE_EPOCHS * math.ceil(n / BATCH)
+        rate = keras.optimizers.schedules.CosineDecay(
+            REFINE_RATE / 10, steps, warmup_target=REFINE_RATE, warmup_steps=50
+        )
+        model = keras.Model(decoder.inputs, decoder.outputs)
+        model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2)
+        model.fit(z, frames, BATCH, REFINE_EPOCHS, sample_weight=weights, verbose=0)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
 
 
 # ---------------------------------------------------------------- film
@@ -626,7 +685,7 @@ def main(args, data):
     network = build_network(x.mean(axis=0), args)
     if args.start:
         start_from(network, networks.load_quantiser(args.start), args)
-    history, steps = train(network, data, args, rng)
+    history, steps, stopped = train(network, data, args, rng)
     options = {
         "script": NAME,
         "eband_K": args.eband_K,
@@ -644,7 +703,13 @@ def main(args, data):
     encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
     codebooks = ops.convert_to_numpy(quantizer.codebooks)
     predictor = ops.convert_to_numpy(quantizer.predictor)
-    arrays = {**baseline, "shape": spectra.shape_statistics(x)}
+    frames, weights = sequences(data["train"], args, rng)
+    some = rng.choice(len(frames), min(EXPECTED, len(frames)), replace=False)
+    expected = expectation(network, frames[some])
+    if not stopped:
+        coder = search.coder_of_network(encoder, decoder, codebooks, args.dec, predictor, expected)
+        refine(coder, decoder, frames, weights, args.lower)
+    arrays = {**baseline, "shape": spectra.shape_statistics(x), "expected": expected}
     networks.save_quantiser(encoder, decoder, codebooks, predictor, options, args.nnout, **arrays)
     print(f"trained: {steps} steps")
 

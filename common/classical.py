@@ -47,9 +47,8 @@ def decode(z, mean, smoother):
     return blocks.reshape(len(z), -1, len(mean)) + mean
 
 
-def pack(mean, klt, predictor, codebooks, smoother):
+def pack(codebooks, **arrays):
     """Arrays for an archive; codewords in 8 bits with one scale per stage and dimension."""
-    arrays = {"mean": mean, "klt": klt, "predictor": predictor, "smoother": smoother}
     arrays = {f"classical_{name}": np.float16(values) for name, values in arrays.items()}
     scale = np.float32(np.abs(codebooks).max(axis=1) / 127 + 1e-9)  # [stages][dim]
     arrays["classical_codebooks"] = np.int8(np.rint(codebooks / scale[:, None]))
@@ -57,11 +56,13 @@ def pack(mean, klt, predictor, codebooks, smoother):
 
 
 def unpack(arrays):
-    """Float32 arrays of those in an archive: mean [K], klt [dec · K][dim], predictor [dim][dim],
-    smoother [blocks][dim][dec · K], codebooks [stages][M][dim].
+    """Float32 arrays of those in an archive: mean [K], klt [dec · K][dim], predictor and expected
+    [dim][dim], smoother [blocks][dim][dec · K], codebooks [stages][M][dim].
     """
     names = ("mean", "klt", "predictor", "smoother")
     unpacked = {name: np.float32(arrays[f"classical_{name}"]) for name in names}
+    nothing_lost = np.eye(len(unpacked["predictor"]))  # older archives have no array for it
+    unpacked["expected"] = np.float32(arrays.get("classical_expected", nothing_lost))
     scale = np.float32(arrays["classical_scale"])[:, None]
     return {**unpacked, "codebooks": arrays["classical_codebooks"] * scale}
 
@@ -110,11 +111,13 @@ def train(x, counted, dec, stages, M, rng, filtered=None, report=print):
         rest = target[:, 1:] - u_hat[:, :-1] @ predictor
         codebooks = update(rest, indices[:, 1:], w[:, 1:], codebooks, PRIOR * number, rng)
     arrays = {"mean": mean, "klt": klt, "predictor": rounded(predictor)}
-    codebooks = unpack(pack(**arrays, codebooks=codebooks, smoother=0))["codebooks"]
+    codebooks = unpack(pack(codebooks, **arrays, smoother=0))["codebooks"]
     chains = rng.permutation(len(u))[: BLOCKS // CHAIN]
-    _, u_hat = code(u[chains], weight[chains], codebooks, arrays["predictor"])
-    smoother = fit_smoother(u_hat, v[chains], weight[chains])
-    return pack(**arrays, codebooks=codebooks, smoother=smoother)
+    target, w = u[chains], weight[chains]
+    _, u_hat = code(target, w, codebooks, arrays["predictor"])
+    arrays["smoother"] = fit_smoother(u_hat, v[chains], w)
+    arrays["expected"] = regression(target[:, START:], u_hat[:, START:], w[:, START:])
+    return pack(codebooks, **arrays)
 
 
 def rounded(values):

@@ -31,6 +31,7 @@ class Quantiser(NamedTuple):
     decoder: object  # Keras model: z [n][vectors][dim] → frames [n][frames][K] in dB
     codebooks: np.ndarray  # float32 [stages][M][dim]
     predictor: np.ndarray  # float32 [dim][dim]; zeros where nothing is predicted
+    expected: np.ndarray  # float32 [dim][dim]: on average z_hat is z @ expected
     options: dict  # those it was trained with
     baseline: dict  # arrays of the classical quantiser
     fingerprint: int  # uint32, of all that the receiver needs to know
@@ -85,20 +86,20 @@ def save(network, options, filename, **arrays):
                     np.save(file, values)
 
 
-def save_quantiser(encoder, decoder, codebooks, predictor, options, filename, **baseline):
+def save_quantiser(encoder, decoder, codebooks, predictor, options, filename, **arrays):
     """Write a quantiser: encoder and decoder in one Keras model, codebooks as an array.
 
     codebooks [stages][M][dim] and predictor [dim][dim] (None: nothing is predicted) are rounded to
-    11 bits.
+    11 bits.  Other arrays are `expected` [dim][dim] and those of the classical quantiser.
     """
     import keras
 
     frames, z = keras.Input(encoder.input.shape[1:]), keras.Input(decoder.input.shape[1:])
     both = keras.Model([frames, z], [encoder(frames), decoder(z)])
-    arrays = {"codebooks": np.float16(codebooks)}
+    arrays["codebooks"] = np.float16(codebooks)
     if predictor is not None:
         arrays["predictor"] = np.float16(predictor)
-    save(both, options, filename, **arrays, **baseline)
+    save(both, options, filename, **arrays)
 
 
 # ---------------------------------------------------------------- read
@@ -253,7 +254,9 @@ def load_quantiser(filename):
     arrays = read_arrays(filename)
     codebooks = arrays.pop("codebooks", np.zeros(0))
     predictor = arrays.pop("predictor", np.zeros((dim, dim)))
-    if codebooks.shape != (stages, M, dim) or predictor.shape != (dim, dim):
+    expected = arrays.pop("expected", np.eye(dim))
+    shapes = (codebooks.shape, predictor.shape, expected.shape)
+    if shapes != ((stages, M, dim), (dim, dim), (dim, dim)):
         raise FormatError(f"{filename}: no codebooks of the size that its options tell")
     network = load(filename)
     if not {"encoder", "decoder"} <= {layer.name for layer in network.layers}:
@@ -266,6 +269,7 @@ def load_quantiser(filename):
         decoder=decoder,
         codebooks=np.float32(codebooks),
         predictor=np.float32(predictor),
+        expected=np.float32(expected),
         options=options,
         baseline=arrays,
         fingerprint=zlib.crc32(b"".join(np.float32(values).tobytes() for values in known)),

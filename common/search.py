@@ -53,6 +53,7 @@ class Coder:
     K: int  # values per frame
     encode: Callable  # frames [b][v · dec][K] → vectors [b][v][dim]
     decode: Callable  # vectors [b][v][dim] → frames [b][v · dec][K]
+    expected: np.ndarray | None = None  # float32 [dim][dim]: on average, z_hat is z @ expected
     paths: int = PATHS  # that its sender keeps, unless told otherwise
     fine: float = FINE  # bits per value from which on a single vector of look-ahead stands in
     encoder_reach: tuple | None = None
@@ -83,14 +84,26 @@ class Coder:
         total = sum(self.codebooks[stage][index] for stage, index in enumerate(indices.T))
         return total if self.predictor is None else total + z @ self.predictor
 
+    def vectors(self, indices):
+        """Vectors [v][dim] that indices [v][stages] stand for, from the first of all on."""
+        z, vectors = np.zeros((1, self.dim), np.float32), []
+        for index in indices:
+            z = self.following(z, index[None])
+            vectors.append(z[0])
+        return np.stack(vectors)
+
     def predict(self, z):
-        """What is expected to follow unquantised z [...][dim]; without a predictor, z."""
+        """What follows unquantised z [...][dim] on average; without a predictor, z."""
         return z if self.predictor is None else z @ self.predictor
 
+    def expect(self, z):
+        """What quantising makes of z [...][dim] on average."""
+        return z if self.expected is None else z @ self.expected
 
-def coder_of_network(encoder, decoder, codebooks, dec, predictor=None):
+
+def coder_of_network(encoder, decoder, codebooks, dec, predictor=None, expected=None):
     """The Coder of two Keras models; codebooks [stages][M][dim], predictor [dim][dim], or None or
-    zeros where nothing is predicted.
+    zeros where nothing is predicted; expected [dim][dim] or None.
     """
     has_predictor = predictor is not None and np.any(predictor)
     return Coder(
@@ -100,6 +113,7 @@ def coder_of_network(encoder, decoder, codebooks, dec, predictor=None):
         K=encoder.input_shape[-1],
         encode=networks.runner(encoder),
         decode=networks.runner(decoder),
+        expected=expected,
     )
 
 
@@ -110,7 +124,8 @@ def coder_of(quantiser):
         quantiser.decoder,
         quantiser.codebooks,
         quantiser.options["dec"],
-        quantiser.predictor if quantiser.predictor.any() else None,
+        quantiser.predictor,
+        quantiser.expected,
     )
 
 
@@ -161,6 +176,7 @@ def coder_of_classical(arrays):
         K=K,
         encode=lambda frames: classical.encode(frames, arrays["mean"], arrays["klt"]),
         decode=lambda z: classical.decode(z, arrays["mean"], arrays["smoother"]),
+        expected=arrays["expected"],
         paths=CLASSICAL_PATHS,
         fine=CLASSICAL_FINE,
     )
@@ -329,9 +345,10 @@ class Sender:
     """Turns a stream of frames into a stream of indices.
 
     Paths are extended by vector c when the encoder's outputs up to vector c + stand_ins are known.
-    These, and what the encoder makes of the later frames as far as they are there, stand in for the
-    vectors to come.  Then the index of vector c − lag on the best path is sent, and paths that
-    disagree with it are dropped.  lag and stand_ins together are the look-ahead.
+    What quantising makes of these on average stands in for the vectors to come, and then what it
+    makes of the encoder's outputs for later frames, as far as these are there.  Then the index of
+    vector c − lag on the best path is sent, and paths that disagree with it are dropped.  lag and
+    stand_ins together are the look-ahead.
 
     Every step computes with arrays of the same shapes, so indices do not depend on how many frames
     come at once.
@@ -427,7 +444,8 @@ class Sender:
         outputs = [*self.z_e, *z_e[here + 1 : here + 1 + self.after]]
         for _ in range(self.around + 1 - len(outputs)):
             outputs.append(self.coder.predict(outputs[-1]))
-        self.extend(np.stack(outputs[: 1 + self.around]), nb_known)
+        outputs = np.stack(outputs[: 1 + self.around])
+        self.extend(outputs[0], self.coder.expect(outputs[1:]), nb_known)
         self.z_e.pop(0)
         self.extended += 1
         if self.extended <= self.lag:
@@ -438,9 +456,9 @@ class Sender:
         self.sent += 1
         return [index]
 
-    def extend(self, outputs, nb_known):
-        """Extend the paths by one vector; outputs [1 + around][dim] are the encoder's for it and
-        those after it.
+    def extend(self, z_e, later, nb_known):
+        """Extend the paths by one vector, of which the encoder makes z_e [dim]; later [around][dim]
+        stand in for those after it.
         """
         dec, slope = self.coder.dec, self.slope
         numbers = self.extended * dec + np.arange(slope.first, slope.last + 1)
@@ -448,20 +466,20 @@ class Sender:
         counts = spectra.is_counted(x, self.lower) & (numbers >= 0) & (numbers < nb_known)
         weight = np.float32(counts)[:, None]
         if self.past is None:
-            self.past = np.tile(outputs[0], (self.paths, self.around, 1))
+            self.past = np.tile(z_e, (self.paths, self.around, 1))
 
         # where the error of a path is least, were the decoder linear: cost, and vector for it
         error = weight * self.error
         pull = error.reshape(self.paths, -1) @ slope.matrix.T
         shift = pull @ slope.inverse
         cost = self.cost + (error**2).sum(axis=(1, 2)) - (pull * shift).sum(axis=1)
-        target = outputs[0] + shift
+        target = z_e + shift
         if self.coder.predictor is not None:
             target = target - self.z @ self.coder.predictor
         parent, indices = self.shortlist(cost, target @ slope.root)
 
         z = self.coder.following(self.z[parent], indices)
-        later = np.tile(outputs[1:], (len(z), 1, 1))
+        later = np.tile(later, (len(z), 1, 1))
         windows = np.concatenate([self.past[parent], z[:, None], later], axis=1)
         error = x - self.decode(windows)
         squared = (weight * error**2).sum(axis=2)  # [tried][frames]

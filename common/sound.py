@@ -28,11 +28,6 @@ HEADER = re.compile(
     rb"|#!AMR|0&\xb2u|\x1aE\xdf\xa3",
     re.DOTALL,
 )
-MP3_KBIT = {  # bit rates of MPEG 1 (at 32 kHz and above) and 2, layer III
-    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-MP3_HZ = (44100, 48000, 32000)  # of MPEG 1; MPEG 2 and 2.5 have a half and a quarter
 
 
 def read_speech(filename):
@@ -45,7 +40,7 @@ def read_speech(filename):
         if not filename.lower().endswith(RAW):
             return convert(filename, filename)
         data = Path(filename).read_bytes()
-    if HEADER.match(data) or is_mpeg(data):
+    if HEADER.match(data):
         return convert(filename, data)
     if not data or len(data) % 2:
         raise FormatError(f"{filename}: {len(data)} bytes, expected 16 bit samples")
@@ -84,37 +79,6 @@ def live_blocks(read, n):
     while len(data) > 1:
         yield from cut(np.frombuffer(data[: len(data) // 2 * 2], "<i2"), n)
         data = read(2 * n)
-
-
-def is_mpeg(data):
-    """Are these bytes MP3 or AAC, without a tag in front?  Then a few frames follow each other."""
-    start = 0
-    for _ in range(4):
-        header = data[start : start + 7]
-        size = mpeg_frame_size(header) if len(header) == 7 else 0
-        if size == 0:
-            return False
-        start += size
-    return True
-
-
-def mpeg_frame_size(header):
-    """Bytes of an MP3 or AAC frame that begins with these 7 bytes; 0 if it is none.
-
-    FF FB 90 00: MPEG 1, 128 kbit/s, 44100 Hz, 144·128000/44100 = 417 bytes.
-    """
-    if header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
-        return 0
-    if header[1] & 0xF6 == 0xF0:  # AAC in ADTS frames
-        return (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
-    version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3
-    rate, sampling = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer != 1 or rate in (0, 15) or sampling == 3:
-        return 0
-    is_mpeg1 = version == 3
-    hz = MP3_HZ[sampling] >> {3: 0, 2: 1, 0: 2}[version]
-    size = (144 if is_mpeg1 else 72) * 1000 * MP3_KBIT[is_mpeg1][rate - 1] // hz
-    return size + (header[2] >> 1 & 1)
 
 
 def convert(filename, source):

@@ -11,37 +11,14 @@ from common import networks, search
 from conftest import ROOT, SAMPLE, call, figures, sound_file
 
 FIGURES = {  # SD in dB² of the first 300 frames of the sample, a synthetic voice; vq_*: of 100
-    "vq_K14_1100": 10.32,
-    "vq_K20_1100": 23.39,
-    "vq_K20_550": 45.63,
-    "vq_K14_1100_low": 9.07,
-    "vq_K20_1100_low": 24.08,
-    "vq_K20_550_low": 42.25,
+    "vq_K14_1100": 9.00,
+    "vq_K20_1100": 21.96,
+    "vq_K20_550": 40.70,
+    "vq_K14_1100_low": 8.44,
+    "vq_K20_1100_low": 23.16,
+    "vq_K20_550_low": 42.03,
     "bands_Wo": 32.48,
     "newamp1": 17.12,
-}
-# Frames 0, 17, 30 and 47 [4][3] of values 0, 5 and 13 in dB that 12 vectors stand for, decoded by
-# the network of the same name when it was an archive of another form; vector v has the index
-# (601 v + 331 stage + 7) mod 2048
-DECODED = {
-    "vq_K14_1100": [
-        [24.9623, 7.4664, 25.3777],
-        [20.0839, 49.1501, 9.2765],
-        [29.0982, 17.8028, 16.5508],
-        [49.1514, 33.4216, 17.8914],
-    ],
-    "vq_K20_1100": [
-        [14.4898, 9.7895, 10.2484],
-        [26.3489, 31.6650, 7.3115],
-        [16.2578, 17.9571, 10.8767],
-        [23.4536, 16.0137, 9.0010],
-    ],
-    "vq_K20_550": [
-        [22.1304, 16.0595, 6.1604],
-        [41.7494, 37.9699, 13.0050],
-        [32.5778, 0.8959, -6.3110],
-        [11.8599, 30.9588, 30.5005],
-    ],
 }
 
 
@@ -67,17 +44,12 @@ def test_figures(name, features):
     assert figures(printed)["last"] == pytest.approx(FIGURES[name], rel=0.02)
 
 
-@pytest.mark.parametrize("name", DECODED)
-def test_decoded_vectors_stay(name):
-    """Nothing in the archive but an encoder and a decoder of Keras' own layers, and arrays."""
+@pytest.mark.parametrize("name", [name for name in FIGURES if name.startswith("vq")])
+def test_quantisers_are_layers_of_keras_and_arrays(name):
     quantiser = networks.load_quantiser(ROOT / "networks" / f"{name}.keras")
-    stages, M, _ = quantiser.codebooks.shape
-    index = (601 * np.arange(12)[:, None] + 331 * np.arange(stages) + 7) % M
-    z = sum(book[i] for book, i in zip(quantiser.codebooks, index.T, strict=True))
-    decoded = quantiser.decoder.predict(z[None], verbose=0)[0]
-    np.testing.assert_allclose(decoded[[0, 17, 30, 47]][:, [0, 5, 13]], DECODED[name], atol=1e-3)
     layers = [*quantiser.encoder.layers, *quantiser.decoder.layers]
     assert {type(layer).__module__.split(".")[0] for layer in layers} == {"keras"}
+    assert not np.array_equal(quantiser.expected, np.eye(len(quantiser.expected)))
 
 
 @pytest.mark.parametrize(("name", "most"), [("vq_K14_1100", 360), ("vq_K14_1100_low", 120)])

@@ -1,5 +1,6 @@
 """Sender and receiver: m-best search, reaches and delay, the live search, lost vectors."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -93,6 +94,23 @@ def test_reaches_of_convolutions():
     linear = linear_coder()
     assert linear.encoder_reach == (-2, 3)
     assert linear.decoder_reach == (-1, 2)
+
+
+def test_what_quantising_makes_of_later_vectors_stands_in():
+    seen = []
+
+    class Recorder(search.Sender):
+        def extend(self, z_e, later, nb_known):
+            seen.append((z_e, later))
+            super().extend(z_e, later, nb_known)
+
+    for expected in (None, 0.5 * np.eye(DIM, dtype=np.float32)):
+        coder = dataclasses.replace(linear_coder(), expected=expected)
+        Recorder(coder, lookahead_ms=40).push(speech(40))
+    half = len(seen) // 2
+    for (z_e, later), (same, halved) in zip(seen[:half], seen[half:], strict=True):
+        np.testing.assert_array_equal(same, z_e)
+        np.testing.assert_allclose(halved, later / 2)
 
 
 def test_a_maximum_does_not_hide_a_reach():

@@ -39,7 +39,7 @@ def test_all_sample_formats_are_converted(what):
     np.testing.assert_array_equal(sound.read_speech(name), samples)
 
 
-@pytest.mark.parametrize("kind", ["WAV PCM_16", "FLAC PCM_16", "OGG VORBIS", "MP3 MPEG_LAYER_III"])
+@pytest.mark.parametrize("kind", ["WAV PCM_16", "FLAC PCM_16", "OGG VORBIS"])
 def test_content_and_not_the_name_tells_the_kind(kind):
     samples = sample_speech(1)
     kind, subtype = kind.split()

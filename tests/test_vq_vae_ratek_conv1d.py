@@ -118,6 +118,33 @@ def test_figures_archive_and_pictures(trained):
     assert names == {f"vq_vae_ratek_conv1d_{kind}" for kind in kinds}
 
 
+def test_expectation_worked_by_hand():
+    """Vectors 0, 1, 9, 8 become 0, 0, 10, 10: (9 · 10 + 8 · 10) / (1 + 81 + 64) = 1.164."""
+    frames = keras.Input((None, 1))
+    encoder = keras.Model(frames, layers.Identity()(frames), name="encoder")
+    quantizer = script.VectorQuantizer(1, 2, 1, 1, 0.25, 0.99, leak=0, name="quantizer")
+    quantizer.codebooks.assign([[[0.0], [10.0]]])
+    network = keras.Model(frames, quantizer(encoder(frames)))
+    expected = script.expectation(network, np.float32([[[5], [0], [1], [9], [8]]]))
+    np.testing.assert_allclose(expected, [[170 / 146]], rtol=2e-3)
+
+
+def test_refined_decoder_is_nearer_to_what_the_sender_chooses(trained, monkeypatch):
+    monkeypatch.setattr(script, "REFINE_RATE", 1e-2)  # few steps: little speech
+    quantiser = networks.load_quantiser(trained[0] / "n.keras")
+    coder = search.coder_of(quantiser)
+    x = speech_like(600)
+    args = script.parse_args(["x.f32", *SMALL])
+
+    def sd():
+        return np.mean((x - search.receive(coder, search.send(coder, x), len(x))) ** 2)
+
+    before = sd()
+    frames, weights = script.sequences(x, args, np.random.default_rng(1))
+    script.refine(coder, quantiser.decoder, frames, weights, args.lower)
+    assert sd() < 0.9 * before
+
+
 class Rounding(layers.Layer):
     """Finite scalar quantisation: each value of z becomes one of M levels in −1…1.
 
