@@ -149,7 +149,7 @@ def replacing(*filenames):
     try:
         yield pairs[0][0] if len(pairs) == 1 else [new for new, _ in pairs]
         for new, filename in pairs:
-            replace(new, os.path.realpath(filename))  # a link stays a link
+            os.replace(new, os.path.realpath(filename))  # a link stays a link
     except OSError as error:
         for new, filename in pairs:
             if error.filename in (new, None):  # a full disk does not say which file it was for
@@ -172,14 +172,6 @@ def new_name(filename):
     """Name of a new file beside `filename` with the same ending, which libraries look at."""
     path = Path(os.path.realpath(filename))
     return str(path.with_name(f".new_{os.getpid()}_{path.name}"))
-
-
-def replace(new, filename):
-    """Move a finished file to its place."""
-    try:
-        os.replace(new, filename)
-    except OSError:  # a single file that is mounted cannot be replaced, but written
-        Path(filename).write_bytes(Path(new).read_bytes())
 
 
 def check_input(filename):

@@ -34,19 +34,6 @@ def test_a_failure_leaves_all_files_as_they_were(tmp_path, error):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
 
 
-def test_a_file_that_cannot_be_replaced_is_written(tmp_path, monkeypatch):
-    """Such as a single file that is mounted into a container."""
-
-    def replace(new, target):
-        raise OSError(16, "Device or resource busy", target)
-
-    monkeypatch.setattr(os, "replace", replace)
-    (tmp_path / "x").write_text("old")
-    with plumbing.replacing(tmp_path / "x") as new, open(new, "w") as file:
-        file.write("new")
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x", "new")]
-
-
 @pytest.mark.parametrize("name", ["none/x", "file/x", ".", os.devnull, ""])
 def test_outputs_that_cannot_be_written(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
