@@ -12,8 +12,8 @@ The encoder turns --dec frames and their neighbours into one vector, the quantis
 per stage of it, and the decoder turns the sum of the codewords into --dec frames.  The sender
 (common/search.py) chooses the indices by analysis by synthesis: those whose decoded frames are
 nearest to the original.  When all is trained, the decoder is trained further on what the sender
-chooses.  Beside it stands the classical quantiser at the same bit rate and delay,
-with the same search: predictive multi-stage VQ of blocks of --dec frames (common/classical.py).
+chooses.  Beside it stands the classical quantiser at the same bit rate and delay, with the same
+search: predictive multi-stage VQ of blocks of --dec frames (common/classical.py).
 
 Frames whose mean level is not above --lower are coded, but neither trained on nor counted in the
 figures.
@@ -706,11 +706,13 @@ def main(args, data):
     frames, weights = sequences(data["train"], args, rng)
     some = rng.choice(len(frames), min(EXPECTED, len(frames)), replace=False)
     expected = expectation(network, frames[some])
+    contents = (encoder, decoder, codebooks, predictor, options, args.nnout)
+    arrays = {**baseline, "shape": spectra.shape_statistics(x), "expected": expected}
+    networks.save_quantiser(*contents, **arrays)
     if not stopped:
         coder = search.coder_of_network(encoder, decoder, codebooks, args.dec, predictor, expected)
         refine(coder, decoder, frames, weights, args.lower)
-    arrays = {**baseline, "shape": spectra.shape_statistics(x), "expected": expected}
-    networks.save_quantiser(encoder, decoder, codebooks, predictor, options, args.nnout, **arrays)
+        networks.save_quantiser(*contents, **arrays)
     print(f"trained: {steps} steps")
 
     quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved
