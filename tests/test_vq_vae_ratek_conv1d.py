@@ -133,8 +133,7 @@ def test_refined_decoder_is_nearer_to_what_the_sender_chooses(trained, monkeypat
     monkeypatch.setattr(script, "REFINE_RATE", 1e-2)  # few steps: little speech
     quantiser = networks.load_quantiser(trained[0] / "n.keras")
     coder = search.coder_of(quantiser)
-    x = speech_like(600)
-    args = script.parse_args(["x.f32", *SMALL])
+    x, args = speech_like(600), script.parse_args(["x.f32", *SMALL])
 
     def sd():
         return np.mean((x - search.receive(coder, search.send(coder, x), len(x))) ** 2)
