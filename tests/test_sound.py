@@ -80,7 +80,6 @@ BAD_SPEECH = {
     "x.f32": (np.full(140, 30, "<f4").tobytes(), "not speech"),
     "header.wav": (SAMPLE.read_bytes()[:20], "not speech"),
     "no_samples.wav": (SAMPLE.read_bytes()[:40] + bytes(4), "no samples"),
-    "webm.raw": (b"\x1aE\xdf\xa3" + bytes(1000), "convert others: ffmpeg -i webm.raw"),
 }
 
 
