@@ -82,7 +82,7 @@ def test_a_real_ctrl_c(tmp_path):
     with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
         signal.signal(signal.SIGINT, before)
         epochs = 0
-        while epochs < 5:  # while TensorFlow still compiles, Ctrl-C can become an error of its own
+        while epochs < 5:  # right after the first one it was an error within TensorFlow, once
             epochs += " left" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate()
