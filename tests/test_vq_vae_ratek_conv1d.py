@@ -105,6 +105,7 @@ def test_figures_archive_and_pictures(trained):
     assert (values["bits"], values["bit rate"]) == (8, 400)  # two stages of 4 bits every 20 ms
     assert (values["epochs"], values["steps"], values["trained"]) == (2, 2, 2)
     assert float(values["last"]) == values["test network SD"]
+    assert any(name.startswith("search ") for name in values)  # the decoder was refined
     sent = figures(call(vq_out, folder / "n.keras", folder / "test.f32", "--noplots"))
     assert sent["file network SD"] == values["test network SD"]
     assert sent["file classical VQ SD"] == values["test classical VQ SD"]
@@ -133,14 +134,13 @@ def test_refined_decoder_is_nearer_to_what_the_sender_chooses(trained, monkeypat
     monkeypatch.setattr(script, "REFINE_RATE", 1e-2)  # few steps: little speech
     quantiser = networks.load_quantiser(trained[0] / "n.keras")
     coder = search.coder_of(quantiser)
-    x, args = speech_like(600), script.parse_args(["x.f32", *SMALL])
+    x, args, rng = speech_like(600), script.parse_args(["x", *SMALL]), np.random.default_rng(1)
 
     def sd():
         return np.mean((x - search.receive(coder, search.send(coder, x), len(x))) ** 2)
 
     before = sd()
-    frames, weights = script.sequences(x, args, np.random.default_rng(1))
-    script.refine(coder, quantiser.decoder, frames, weights, args.lower)
+    script.refine(coder, quantiser.decoder, *script.sequences(x, args, rng), args.lower)
     assert sd() < 0.9 * before
 
 
