@@ -14,7 +14,7 @@ which may be "no voice", become an index of 6 or 8 bits.  The receiver decodes b
 harmonics are added up.  Frames without a voice get harmonics of a low pitch with random phases.
 
 `-` is stdin or stdout, as a live stream: each block of 40 ms is worked on when it is there.  From
-the microphone to the loudspeaker it takes 500 ms, and what the sound card adds.
+the microphone to the loudspeaker it takes 460 ms, and what the sound card adds.
 
 Bit file: 8 bytes (magic, version, rate / 100, fingerprint of the quantiser), then for every 40 ms
 the indices of the spectrum and that of the pitch, first bit first, without gaps between blocks.
@@ -48,15 +48,14 @@ class Rate(NamedTuple):
     spectrum: int
     pitch: int
     network: str
-    delay_ms: int  # sample in to sample out
 
 
-# 280 ms of the quantiser's layers, 80 of its search, 40 of the pitch tracker, 40 for a block of
-# samples, 40 as a byte may hold bits of two vectors, 20 of the synthesis
-DELAY_MS = 500
+# sample in to sample out: 280 ms of the quantiser's layers, 40 of its search, 40 of the pitch
+# tracker, 40 for a block of samples, 40 as a byte may hold bits of two vectors, 20 of the synthesis
+DELAY_MS = 460
 RATES = {
-    700: Rate(22, 6, "vq_K20_550.keras", DELAY_MS),
-    1300: Rate(44, 8, "vq_K20_1100.keras", DELAY_MS),
+    700: Rate(22, 6, "vq_K20_550.keras"),
+    1300: Rate(44, 8, "vq_K20_1100.keras"),
 }
 K = 20
 BLOCK = pitch.BLOCK * c2sim.N  # samples that one vector stands for

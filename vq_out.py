@@ -5,7 +5,7 @@ Usage:
     ./vq_out.py networks/vq_K14_1100.keras bands.f32                       # figures and pages
     ./vq_out.py NET bands.f32 --indexout bands.npy                         # the sender
     ./vq_out.py NET --indexin bands.npy --testout decoded.f32              # the receiver
-    ./vq_out.py NET bands.f32 --lookahead 0                                # 80 ms less delay
+    ./vq_out.py NET bands.f32 --lookahead 0                                # 40 ms less delay
     ./vq_out.py NET bands.f32 --vqout codebooks                            # codebooks_latent_1.f32…
 
 NET is a network of vq_vae_ratek.py, vq_vae_ratek_conv1d.py or a copy of one of them.  The sender
@@ -57,7 +57,7 @@ def parse_args(argv=None):
     add("--indexin", metavar="NPY", help="decode these indices to --testout, without FEATURES")
     add("--vqout", metavar="STEM", help="write the codebooks to STEM_latent_1.f32 and so on")
     add("--mbest", **number, help="partial sums that the search carries from stage to stage")
-    lookahead_help = "of the search (default: 80; 40 for a network of low delay)"
+    lookahead_help = "of the search (default: 40)"
     add("--lookahead", type=plumbing.natural, metavar="ms", help=lookahead_help)
     add("--stages", **number, help="send the indices of the first N stages only")
     frame_help = "pages show frames from F on (default: typical ones)"

@@ -59,7 +59,8 @@ CUTOFF_DB = 50  # most that a low pass or a high pass takes away
 KMEANS = 60_000  # vectors that k-means sees
 SEARCHED = 800_000  # frames that the sender codes, at most, for the decoder to be refined on
 SEQUENCE = 64  # vectors of a sequence of these
-EXPECTED = 500  # sequences that tell what quantising makes of a vector on average
+REFINE_PATHS = 8  # of this search; more take long
+EXPECTED = 125  # sequences that tell what the search makes of a vector on average
 REFINE_EPOCHS = 20  # passes through these
 REFINE_RATE = 2e-4  # highest learning rate of the decoder when it is refined
 PROGRESS = 16_384  # frames of a part that the lines printed during a training are of, at most
@@ -337,7 +338,7 @@ def inputs_after(dec, low_delay):
     Of decoder_strided: how many frames before its own a vector changes.
     """
     if low_delay:
-        frames, vectors, encoder, decoder = 0, 0, dec, 0
+        frames, vectors, encoder, decoder = 0, 0, dec // 2, dec // 2
     else:
         frames, vectors, encoder, decoder = KERNEL // 2, 1, (dec + 4) // 2, (dec + 3) // 2
     return {
@@ -538,29 +539,33 @@ def sequences(x, args, rng):
     return np.maximum(frames, spectra.FLOOR_DB), weights
 
 
-def expectation(network, frames):
-    """What quantising makes of vectors z on average, [dim][dim]: z_hat is about z @ expected.
+def expectation(coder, frames, weights, lower):
+    """What the sender makes of vectors z on average, [dim][dim]: z_hat is about z @ expected.
 
-    By least squares over sequences [n][frames][K].
+    By least squares over what it chooses for sequences [n][frames][K] with weights [n][frames].
     """
-    encoder, quantizer = map(network.get_layer, ("encoder", "quantizer"))
-    z = encoder.predict_on_batch(frames.reshape(1, -1, frames.shape[2]))  # in a row, without edges
-    z = np.reshape(z, (len(frames), -1, z.shape[2]))
-    z_hat = [quantizer.quantise_all(part)[0] for part in np.array_split(z, min(16, len(z)))]
-    z_hat = np.concatenate([ops.convert_to_numpy(part) for part in z_hat])
-    return classical.regression(z[:, 1:], z_hat, np.ones(z_hat.shape[:2]))
+    x = frames.reshape(-1, coder.K)
+    z = np.asarray(coder.encode(x[None]))[0]
+    options = {"lookahead_ms": search.usual_lookahead_ms(coder), "lower": lower}
+    z_hat = coder.vectors(search.send(coder, x, **options, paths=REFINE_PATHS))
+    return classical.regression(z, z_hat, weights.reshape(-1, coder.dec).mean(axis=1))
 
 
 def refine(coder, decoder, frames, weights, lower):
-    """Train the decoder of a Coder further on what the sender chooses for sequences [n][frames][K]
-    with weights [n][frames], or until Ctrl-C.
+    """Find what a Coder's sender should expect, and train its decoder further on what the sender
+    chooses for sequences [n][frames][K] with weights [n][frames], or until Ctrl-C.
 
-    It learns what the search makes of vectors, which is not what the m-best search makes of them.
+    The decoder learns what the search makes of vectors, which is not what the m-best search makes
+    of them.
     """
     n, length, K = frames.shape
-    sender = search.Sender(coder, search.usual_lookahead_ms(coder), lower)
     progress, indices = plumbing.Progress(ROUNDS, "search"), []
     try:
+        some = np.unique(np.linspace(0, n - 1, EXPECTED).astype(int))
+        coder.expected = expectation(coder, frames[some], weights[some], lower)
+        sender = search.Sender(
+            coder, search.usual_lookahead_ms(coder), lower=lower, paths=REFINE_PATHS
+        )
         for done, part in enumerate(np.array_split(frames.reshape(-1, K), ROUNDS), 1):
             indices.append(sender.push(part))
             progress.show(done, "what the decoder is refined on")
@@ -702,16 +707,13 @@ def main(args, data):
     encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
     codebooks = ops.convert_to_numpy(quantizer.codebooks)
     predictor = ops.convert_to_numpy(quantizer.predictor)
-    frames, weights = sequences(data["train"], args, rng)
-    some = rng.choice(len(frames), min(EXPECTED, len(frames)), replace=False)
-    expected = expectation(network, frames[some])
     contents = (encoder, decoder, codebooks, predictor, options, args.nnout)
-    arrays = {**baseline, "shape": spectra.shape_statistics(x), "expected": expected}
+    arrays = {**baseline, "shape": spectra.shape_statistics(x)}
     networks.save_quantiser(*contents, **arrays)
     if not stopped:
-        coder = search.coder_of_network(encoder, decoder, codebooks, args.dec, predictor, expected)
-        refine(coder, decoder, frames, weights, args.lower)
-        networks.save_quantiser(*contents, **arrays)
+        coder = search.coder_of_network(encoder, decoder, codebooks, args.dec, predictor)
+        refine(coder, decoder, *sequences(data["train"], args, rng), args.lower)
+        networks.save_quantiser(*contents, **arrays, expected=coder.expected)
     print(f"trained: {steps} steps")
 
     quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved

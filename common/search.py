@@ -22,14 +22,11 @@ REACH_VECTORS = 64  # vectors in the window that reaches are measured in
 CHANGES = (30, -30, 1000, -1000)  # of one input; up and down, as a maximum or a rectifier hides one
 SAMPLES = 512  # random windows that the slope of the decoder is fitted to
 SPAN_SHARE = 0.99  # of what a vector changes lies in the frames that the search looks at
-LOOKAHEAD_MS = 80
-SHORT_MS = 40  # the look-ahead for decoders that have none: these are made for a short delay
-PATHS = 8
-CLASSICAL_PATHS = 32  # of the classical quantiser, whose decoder is cheap: 6 % of SD at 550 bit/s
-TRIED = 16  # extended paths that are decoded and compared
+LOOKAHEAD_MS = 40  # 80 gain nothing
+PATHS = 32  # 8 take half the time, for 1 to 6 % of SD
 M_BEST = 128  # partial sums that the search carries from stage to stage, of all paths together
 STAND_INS = 1  # vectors of the look-ahead that are not decided on when a path is compared
-FINE = 0.4  # bits per value: with fewer, unquantised vectors are too unlike those to come, so that
+FINE = 0.4  # bits per value: with fewer, what stands in is too unlike the vectors to come, so that
 CLASSICAL_FINE = 0.7  # the only vector of a short look-ahead had better be decided on, too
 FAR = np.float32(1e30)  # cost of a path that is dropped
 BLOCK = 32  # vectors that receive() decodes at once
@@ -53,13 +50,14 @@ class Coder:
     K: int  # values per frame
     encode: Callable  # frames [b][v · dec][K] → vectors [b][v][dim]
     decode: Callable  # vectors [b][v][dim] → frames [b][v · dec][K]
-    expected: np.ndarray | None = None  # float32 [dim][dim]: on average, z_hat is z @ expected
-    paths: int = PATHS  # that its sender keeps, unless told otherwise
+    expected: np.ndarray | None = None  # float32 [dim][dim]: z_hat is about z @ expected; None: z
     fine: float = FINE  # bits per value from which on a single vector of look-ahead stands in
     encoder_reach: tuple | None = None
     decoder_reach: tuple | None = None
 
     def __post_init__(self):
+        if self.expected is None:
+            self.expected = np.eye(self.dim, dtype=np.float32)
         if self.encoder_reach is None:
             self.encoder_reach = find_encoder_reach(self.encode, self.dec, self.K)
         if self.decoder_reach is None:
@@ -95,10 +93,6 @@ class Coder:
     def predict(self, z):
         """What follows unquantised z [...][dim] on average; without a predictor, z."""
         return z if self.predictor is None else z @ self.predictor
-
-    def expect(self, z):
-        """What quantising makes of z [...][dim] on average."""
-        return z if self.expected is None else z @ self.expected
 
 
 def coder_of_network(encoder, decoder, codebooks, dec, predictor=None, expected=None):
@@ -177,7 +171,6 @@ def coder_of_classical(arrays):
         encode=lambda frames: classical.encode(frames, arrays["mean"], arrays["klt"]),
         decode=lambda z: classical.decode(z, arrays["mean"], arrays["smoother"]),
         expected=arrays["expected"],
-        paths=CLASSICAL_PATHS,
         fine=CLASSICAL_FINE,
     )
 
@@ -229,8 +222,8 @@ def delay_ms(coder, lookahead_ms=LOOKAHEAD_MS):
     """Whole algorithmic delay of encoder, search and decoder: a decoded frame depends on no input
     frame that is further ahead.
 
-    An encoder that looks 5 frames ahead of the first of its own 4, 80 ms, and a decoder that
-    changes frames up to 2 before its own: 50 + 80 + 20 ms.
+    An encoder that looks 5 frames ahead of the first of its own 4, 40 ms, and a decoder that
+    changes frames up to 2 before its own: 50 + 40 + 20 ms.
     """
     lookahead = lookahead_vectors(coder, lookahead_ms) * coder.dec
     frames = coder.encoder_reach[1] + lookahead - coder.decoder_reach[0]
@@ -238,12 +231,12 @@ def delay_ms(coder, lookahead_ms=LOOKAHEAD_MS):
 
 
 def usual_lookahead_ms(coder):
-    """Look-ahead in ms that is worth its delay: none where vectors share no frames, less where a
-    vector changes no frame before its own.
+    """Look-ahead in ms that is worth its delay: none where vectors share no frames, else a vector
+    at least.
     """
     if coder.decoder_reach == (0, coder.dec - 1) and coder.predictor is None:
         return 0
-    return LOOKAHEAD_MS if coder.decoder_reach[0] < 0 else SHORT_MS
+    return max(LOOKAHEAD_MS, round(coder.dec * spectra.FRAME_S * 1000))
 
 
 # ---------------------------------------------------------------- m-best search
@@ -359,15 +352,16 @@ class Sender:
         coder,
         lookahead_ms=LOOKAHEAD_MS,
         lower=-np.inf,  # dB; frames whose mean level is not above it weigh nothing
-        paths=None,  # those of the coder
+        paths=None,  # that are kept; PATHS
         m_best=M_BEST,
-        tried=TRIED,
+        tried=None,  # extended paths that are decoded and compared; two for each that is kept
         stages=None,  # use only the first ones
         stand_ins=None,  # vectors of the look-ahead; the usual ones of the coder
     ):
         self.coder, self.lower = coder, lower
-        paths = paths or coder.paths
-        self.paths, self.m_best, self.tried = paths, m_best, max(tried, paths)
+        self.paths = paths or PATHS
+        self.tried = tried or 2 * self.paths
+        self.m_best = m_best
         lookahead = lookahead_vectors(coder, lookahead_ms)
         if stand_ins is None:
             stand_ins = coder.usual_stand_ins(lookahead)
@@ -391,12 +385,13 @@ class Sender:
         self.z_e = []  # encoder's outputs from number self.extended on
 
         # of each path
-        self.cost = np.full(paths, FAR)  # squared error of the frames that no later vector changes
+        n = self.paths
+        self.cost = np.full(n, FAR)  # squared error of the frames that no later vector changes
         self.cost[0] = 0
-        self.z = np.zeros((paths, coder.dim), np.float32)  # the last vector
+        self.z = np.zeros((n, coder.dim), np.float32)  # the last vector
         self.past = None  # the last vectors [paths][around][dim]
-        self.error = np.zeros((paths, self.nb_frames, coder.K), np.float32)  # of the other frames
-        self.indices = np.zeros((paths, 0, len(self.codebooks)), np.int32)  # not sent yet
+        self.error = np.zeros((n, self.nb_frames, coder.K), np.float32)  # of the other frames
+        self.indices = np.zeros((n, 0, len(self.codebooks)), np.int32)  # not sent yet
 
     def push(self, frames):
         """Indices int32 [v][stages] that are decided when these frames [n][K] have come."""
@@ -445,7 +440,7 @@ class Sender:
         for _ in range(self.around + 1 - len(outputs)):
             outputs.append(self.coder.predict(outputs[-1]))
         outputs = np.stack(outputs[: 1 + self.around])
-        self.extend(outputs[0], self.coder.expect(outputs[1:]), nb_known)
+        self.extend(outputs[0], outputs[1:] @ self.coder.expected, nb_known)
         self.z_e.pop(0)
         self.extended += 1
         if self.extended <= self.lag:

@@ -34,7 +34,7 @@ PROCESSES = 2
 LOWER_DB = 10  # frames with a larger mean count
 ANALYSIS_MS = 20  # of speech after the middle of a frame that c2sim.py looks at
 LOOKAHEADS_MS = (0, 40, 80, 160)  # of the curve over delay; of the classical quantiser also
-LONG_MS = 280  # with which its delay is that of the networks
+LONG_MS = 240  # with which its delay is that of the networks
 EVERY = 5  # every so many speakers for the curve, and for other conditions
 CURVE = ("vq_K20_1100", "vq_K20_550")
 ROBUST = "vq_K20_1100"  # the network that other conditions are tried on
@@ -420,7 +420,7 @@ def make_codec(folder, codec):
             demo.write_wav(folder / f"{out}.wav", np.fromfile(folder / f"{out}.raw", "<i2"))
     found = speech_quality(folder, out)
     if is_ours:
-        return {**found, "delay_ms": vq_codec.RATES[int(rate)].delay_ms}
+        return {**found, "delay_ms": vq_codec.DELAY_MS}
     speech = [demo.read_wav(folder / f"{file}.wav") for file in ("speech", out)]
     return {**found, "delay_ms": round(demo.delay(*speech) * 1000 / measure.FS) + codec.frame_ms}
 

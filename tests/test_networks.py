@@ -11,12 +11,12 @@ from common import networks, search
 from conftest import ROOT, SAMPLE, call, figures, sound_file
 
 FIGURES = {  # SD in dB² of the first 300 frames of the sample, a synthetic voice; vq_*: of 100
-    "vq_K14_1100": 9.00,
-    "vq_K20_1100": 21.96,
-    "vq_K20_550": 40.70,
-    "vq_K14_1100_low": 8.44,
-    "vq_K20_1100_low": 23.16,
-    "vq_K20_550_low": 42.03,
+    "vq_K14_1100": 9.64,
+    "vq_K20_1100": 22.05,
+    "vq_K20_550": 40.45,
+    "vq_K14_1100_low": 11.68,
+    "vq_K20_1100_low": 23.18,
+    "vq_K20_550_low": 43.33,
     "bands_Wo": 32.48,
     "newamp1": 17.12,
 }

@@ -101,11 +101,11 @@ def test_figures(files, sent):
 def test_delay(files, sent):
     """Three frames for smoothing, two per vector: an input changes outputs 30 ms earlier.
 
-    80 ms of search, 20 ms of analysis; the baseline has the same delay, of which 10 ms are its own.
+    40 ms of search, 20 ms of analysis; the baseline has the same delay, of which 10 ms are its own.
     """
     assert sent["delay of encoder and decoder"] == 30
-    assert sent["delay of the search"] == 80
-    assert sent["algorithmic delay"] == sent["algorithmic delay of the classical VQ"] == 130
+    assert sent["delay of the search"] == 40
+    assert sent["algorithmic delay"] == sent["algorithmic delay of the classical VQ"] == 90
     options = ("--lookahead", 0, "--mbest", 4, "--noplots")
     values = figures(call(script, files / "n.keras", files / "x.f32", *options))
     assert values["algorithmic delay"] == 50
