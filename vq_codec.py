@@ -14,7 +14,8 @@ which may be "no voice", become an index of 6 or 8 bits.  The receiver decodes b
 harmonics are added up.  Frames without a voice get harmonics of a low pitch with random phases.
 
 `-` is stdin or stdout, as a live stream: each block of 40 ms is worked on when it is there.  From
-the microphone to the loudspeaker it takes 460 ms, and what the sound card adds.
+the microphone to the loudspeaker it takes 460 ms, and what the sound card adds.  With `--net
+networks/vq_K20_1100_low.keras` at both ends 1300 bit/s take 300 ms and sound nearly as good.
 
 Bit file: 8 bytes (magic, version, rate / 100, fingerprint of the quantiser), then for every 40 ms
 the indices of the spectrum and that of the pitch, first bit first, without gaps between blocks.
