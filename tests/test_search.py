@@ -94,6 +94,8 @@ def test_reaches_of_convolutions():
     linear = linear_coder()
     assert linear.encoder_reach == (-2, 3)
     assert linear.decoder_reach == (-1, 2)
+    assert search.usual_lookahead_ms(linear) == 40
+    assert search.usual_lookahead_ms(dataclasses.replace(linear, dec=8)) == 80  # a vector at least
 
 
 def test_what_quantising_makes_of_later_vectors_stands_in(monkeypatch):

@@ -120,9 +120,7 @@ def test_figures_archive_and_pictures(trained):
 
 
 def test_expectation_worked_by_hand():
-    """Vectors 0, 1, 9, 8, 5 become 0, 0, 10, 10, and the last does not count: (9 · 10 + 8 · 10) /
-    (1 + 81 + 64) = 1.164.
-    """
+    """Vectors 0, 1, 9, 8 become 0, 0, 10, 10, and 5 does not count: 170 / (1 + 81 + 64) = 1.164."""
     coder = search.Coder(np.float32([[[0], [10]]]), None, 1, 1, lambda x: x, lambda z: z)
     x, weights = np.float32([[[0], [1], [9], [8], [5]]]), np.float32([[1, 1, 1, 1, 0]])
     expected = script.expectation(coder, x, weights, lower=-np.inf)
@@ -130,7 +128,6 @@ def test_expectation_worked_by_hand():
 
 
 def test_refined_decoder_is_nearer_to_what_the_sender_chooses(trained, monkeypatch):
-    monkeypatch.setattr(script, "REFINE_EPOCHS", 20)
     monkeypatch.setattr(script, "REFINE_RATE", 1e-2)  # few steps: little speech
     quantiser = networks.load_quantiser(trained[0] / "n.keras")
     coder = search.coder_of(quantiser)
