@@ -82,8 +82,8 @@ def test_delay_is_what_help_says(coded, capsys):
     assert f"it takes {script.DELAY_MS} ms" in capsys.readouterr().out
     speech = np.fromfile(coded / "speech.raw", "<i2", 18 * script.BLOCK)
     usual = [(rate, sizes.network, script.DELAY_MS) for rate, sizes in script.RATES.items()]
-    for rate, network, delay_ms in [*usual, (1300, "vq_K20_1100_low.keras", 300)]:
-        quantiser, sizes = script.load_quantiser(script.NETWORKS / network, rate), script.RATES[rate]
+    for rate, name, delay_ms in [*usual, (1300, "vq_K20_1100_low.keras", 300)]:
+        quantiser, sizes = script.load_quantiser(script.NETWORKS / name, rate), script.RATES[rate]
         widths = script.widths(quantiser, rate)
         writer, reader = script.BitWriter(), script.BitReader(widths)
         encoder = script.Encoder(quantiser, sizes.pitch)
