@@ -85,7 +85,6 @@ def run_here(command, patch):
     specification = importlib.util.spec_from_file_location(name[2:-3], name)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
-    samples = search.SAMPLES
     shorten(patch, script)
     patch.setattr("common.plots.PAGES_WITHOUT_DISPLAY", 1)
     if name == "./vq_ber.py":  # a minute, with tests of its own
@@ -93,14 +92,14 @@ def run_here(command, patch):
         patch.setattr(script, "renumber", lambda codebook, use: np.arange(len(codebook)))
         argv += ["--nb_samples", 100, "--ber", 1]
     if name == "./vq_out.py":
-        patch.setattr(search, "baseline_of", lambda quantiser: None)
         if PROMISED in command:
-            patch.setattr(search, "SAMPLES", samples)
+            patch.undo()
             tf.config.run_functions_eagerly(False)  # compiling pays for a long search
         elif "--indexin" not in argv:
             argv += ["--mbest", 2]
         if "train.f32" in argv:
             argv += ["--nb_samples", 200]
+        patch.setattr(search, "baseline_of", lambda quantiser: None)
     if '"--noplots"' in text and not {"--noplots", "--plot_dir", "--indexin"} & set(argv):
         argv.append("--noplots")
     few = {"--nb_samples": 2000} if "demo" in name else {"--num_embedding": 16}
