@@ -1,5 +1,7 @@
 """vq_vae_ratek_conv1d.py: quantiser, random filters, training, film, archive; another quantiser."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -112,6 +114,7 @@ def test_figures_archive_and_pictures(trained):
     assert sent["algorithmic delay"] == values["algorithmic delay"] + vq_out.ANALYSIS_MS
     quantiser = networks.load_quantiser(folder / "n.keras")
     assert quantiser.codebooks.shape == (2, 16, 8)
+    assert not np.array_equal(quantiser.expected, np.eye(8))
     expected = {"script": script.NAME, "lower": 10, "seed": 1, "steps": 2, "Fs": 8000}
     assert quantiser.options.items() >= expected.items()
     names = {path.name for path in (folder / "plots").iterdir()}
@@ -139,6 +142,30 @@ def test_refined_decoder_is_nearer_to_what_the_sender_chooses(trained, monkeypat
     before = sd()
     script.refine(coder, quantiser.decoder, *script.sequences(x, args, rng), args.lower)
     assert sd() < 0.9 * before
+
+
+def test_low_delay_starts_from_the_layers_of_another_network():
+    """Each weight stays with its input: without those that one of the two lacks, both compute the
+    same.
+    """
+    long = script.parse_args(["x", *SMALL, "--dec", "4"])
+    low = script.parse_args(["x", *SMALL, "--dec", "4", "--low_delay"])
+    other, network = (script.build_network(np.full(14, 30), args) for args in (long, low))
+    sees, sees_low = (script.inputs_after(4, args.low_delay) for args in (long, low))
+    sides = {side: other.get_layer(side) for side in ("encoder", "decoder")}
+    for layer in [*sides["encoder"].layers, *sides["decoder"].layers]:
+        if lacking := sees.get(layer.name, 0) - sees_low.get(layer.name, 0):
+            kernel, bias = layer.get_weights()
+            kernel[slice(lacking) if layer.name == "decoder_strided" else slice(-lacking, None)] = 0
+            layer.set_weights([kernel, bias])
+    script.start_from(network, SimpleNamespace(**sides, options={"low_delay": False}), low)
+    inputs = {"encoder": speech_like(96), "decoder": speech_like(24)[:, :8]}
+    for side, x in inputs.items():
+        one, another = (np.array(net.get_layer(side)(x[None]))[0] for net in (other, network))
+        np.testing.assert_allclose(one[8:-8], another[8:-8], atol=1e-3)
+        assert np.ptp(one[8:-8], axis=0).max() > 0.1
+    coder = search.coder_of_network(*map(network.get_layer, sides), np.zeros((1, 2, 8)), 4)
+    assert (coder.encoder_reach[1], coder.decoder_reach[0]) == (5, -2)  # 70 ms of layers
 
 
 class Rounding(layers.Layer):
