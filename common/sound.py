@@ -19,6 +19,7 @@ RAW = (".raw", ".sw", ".s16", ".pcm")  # names of files without a header: 16 bit
 WITH_HEADER = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au")
 WITH_HEADER += (".snd", ".w64", ".rf64", ".caf")  # what is taken from a folder, beside RAW
 MAX_RATE_HZ = 1_000_000
+AT_ONCE = 16  # blocks that are read at once, if they are there
 HEAD = 65536  # bytes of a file that its header is looked for in
 
 # what files with a header begin with, so that they are not taken for raw samples; ftyp is m4a,
@@ -48,37 +49,42 @@ def read_speech(filename):
 
 
 def read_blocks(filename, n):
-    """Iterator over the blocks int16 [n] of speech at 8 kHz; zeros fill up the last one.
+    """Iterator over the blocks of speech at 8 kHz, int16 [blocks][n] each time; zeros fill up the
+    last block.
 
-    `-` is stdin as a live stream, raw or WAV: each block comes as soon as its samples are there.
+    `-` is stdin as a live stream, raw or WAV: the blocks come as soon as their samples are there.
     """
     if filename == "-":
-        return live_blocks(sys.stdin.buffer.read, n)
+        return live_blocks(sys.stdin.buffer, n)
     return cut(read_speech(filename), n)
 
 
 def cut(speech, n):
-    """Yield the blocks int16 [n] of speech [samples]; zeros fill up the last one."""
-    for start in range(0, len(speech), n):
-        samples = speech[start : start + n]
-        yield np.pad(samples, (0, n - len(samples)))
+    """Yield the blocks of speech [samples], [blocks][n] each time; zeros fill up the last block."""
+    for start in range(0, len(speech), AT_ONCE * n):
+        samples = speech[start : start + AT_ONCE * n]
+        yield np.pad(samples, (0, -len(samples) % n)).reshape(-1, n)
 
 
-def live_blocks(read, n):
-    """Yield int16 [n] of the bytes that read(number) waits for, raw or WAV."""
-    data = read(2 * n)
-    start, _ = wav_samples(data)
+def live_blocks(file, n):
+    """Yield the blocks int16 [blocks][n] that an open file, raw or WAV, has as yet."""
+    new = file.read(2 * n)
+    start, _ = wav_samples(new)
     if start:
-        format_, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", data, 20)
+        format_, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", new, 20)
         if (format_, channels, hz, bits) != (1, 1, FS_HZ, 16):
             found = f"{channels} channel(s) of {bits} bit at {hz} Hz"
             raise FormatError(f"-: {found}, expected 16 bit mono at {FS_HZ} Hz")
-        data = data[start:] + read(start)
-    elif HEADER.match(data):
+    elif HEADER.match(new):
         raise FormatError(f"-: neither raw samples nor WAV, expected 16 bit mono at {FS_HZ} Hz")
-    while len(data) > 1:
-        yield from cut(np.frombuffer(data[: len(data) // 2 * 2], "<i2"), n)
-        data = read(2 * n)
+    data, new = b"", new[start:]
+    while new:
+        data += new
+        whole = len(data) - len(data) % (2 * n)
+        yield from cut(np.frombuffer(data[:whole], "<i2"), n)
+        data = data[whole:]
+        new = file.read1(AT_ONCE * 2 * n)
+    yield from cut(np.frombuffer(data[: len(data) // 2 * 2], "<i2"), n)
 
 
 def convert(filename, source):

@@ -35,20 +35,20 @@ def decode(folder, data, *options):
 
 
 def test_bits_by_hand():
-    writer = script.BitWriter()
-    assert writer.push([5], [3]) == b""  # 101
-    assert writer.push([3], [6]) == b"\xa1"  # 101 00001 | 1
-    assert writer.push([2047, 0], [11, 6]) == b"\xff\xf0"  # 1 1111111 | 1111 0000 | 00
-    assert writer.flush() == b"\x00"
-    assert writer.flush() == b""
+    writer = script.BitWriter([3, 6])
+    assert writer.push([]) == b""
+    assert writer.push([[5, 3]]) == b"\xa1"  # 101 00001 | 1
+    assert writer.push([[7, 0], [1, 63]]) == b"\xf0\x0f"  # 1 1110 000 | 00 001 111 | 111
+    assert writer.flush() == b"\xe0"
+    assert script.BitWriter([3, 6]).flush() == b""
 
 
 def test_bits_come_back_in_pieces():
     widths = [11, 11, 6]
     rng = np.random.default_rng(1)
     groups = [[int(rng.integers(2**width)) for width in widths] for _ in range(9)]
-    writer, reader, found = script.BitWriter(), script.BitReader(widths), []
-    data = b"".join([writer.push(group, widths) for group in groups]) + writer.flush()
+    writer, reader, found = script.BitWriter(widths), script.BitReader(widths), []
+    data = writer.push(groups[:2]) + writer.push(groups[2:]) + writer.flush()
     assert len(data) == 32  # 9 · 28 bits are 31.5 bytes
     for byte in data:
         found += reader.push(bytes([byte]))
@@ -85,13 +85,13 @@ def test_delay_is_what_help_says(coded, capsys):
     for rate, name, delay_ms in [*usual, (1300, "vq_K20_1100_low.keras", 300)]:
         quantiser, sizes = script.load_quantiser(script.NETWORKS / name, rate), script.RATES[rate]
         widths = script.widths(quantiser, rate)
-        writer, reader = script.BitWriter(), script.BitReader(widths)
+        writer, reader = script.BitWriter(widths), script.BitReader(widths)
         encoder = script.Encoder(quantiser, sizes.pitch)
         decoder = script.Decoder(quantiser, sizes.pitch, script.load_amplitudes(script.DECODER))
         heard = latest = 0
-        for number, samples in enumerate(sound.cut(speech, script.BLOCK)):
-            data = b"".join(writer.push(group, widths) for group in encoder.push(samples))
-            new = sum(len(decoder.push(group)) for group in reader.push(data))
+        for number, samples in enumerate(np.concatenate([*sound.cut(speech, script.BLOCK)])):
+            data = writer.push(encoder.push(samples))
+            new = len(decoder.push(reader.push(data)))
             if new:  # sample number `heard` had to wait for this block
                 latest = max(latest, (number + 1) * script.BLOCK - heard)
             heard += new
