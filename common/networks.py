@@ -187,8 +187,6 @@ def runner(network):
         return network.predict_on_batch
     import tensorflow as tf
 
-    if tf.config.functions_run_eagerly():
-        return network.predict_on_batch
     compiled = {}  # by shape
 
     def run(x):

@@ -21,6 +21,7 @@ from common import spectra
 SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
 # what makes trainings and searches short
 SHORT = {"KMEANS": 2000, "ROUNDS": 3, "MEASURED": 30, "PICTURES": 2, "HELD_OUT": 1000, "HIDDEN": 16}
+SHORT |= {"SEARCHED": 128, "SEQUENCE": 16, "EXPECTED": 1, "REFINE_EPOCHS": 2}
 SHORT_SEARCH = {"PATHS": 4, "SAMPLES": 64}
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import codec2_model
-from common import classical
-from conftest import ROOT, call, figures, write_quantiser
+from conftest import ROOT, call, figures, shorten, write_quantiser
 
 BANDS = ROOT / "networks" / "bands_Wo.keras"  # trained by TensorFlow
 SMALL = ("--num_embedding", "16", "--epochs", "2", "--noplots")
@@ -28,16 +27,13 @@ USE = [
 ]
 
 
-def run_here(*commands):
-    """Figures that scripts print, called one after the other in this process."""
-    classical.ROUNDS = 1
+def run_here(patch, *commands):
+    """Figures that scripts print, called one after the other in this process, shortened."""
     printed = []
     for name, *arguments in commands:
         script = importlib.import_module(name)
-        if name == "eband_train":
-            script.CORRECTIONS = 1
-        if name == "vq_vae_ratek_conv1d":
-            script.KMEANS, script.ROUNDS, script.MEASURED = 2000, 1, 200
+        shorten(patch, script)
+        patch.setattr(script, "CORRECTIONS", 1, raising=False)
         words = [str(word).format(keras.backend.backend()) for word in arguments]
         printed.append(figures(call(script, *words)))
     return printed
@@ -52,7 +48,7 @@ def in_jax():
         return compile_model(*model, **{**options, "steps_per_execution": 1})
 
     keras.Model.compile = compile_one_step
-    return [run_here(*TRAIN), run_here(*USE)]
+    return run_here(pytest.MonkeyPatch(), *TRAIN, *USE)[len(TRAIN) :]
 
 
 def test_networks_run_in_the_other_backend(sample, tmp_path, monkeypatch):
@@ -71,8 +67,8 @@ def test_networks_run_in_the_other_backend(sample, tmp_path, monkeypatch):
     command = [sys.executable, __file__]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    _, by_jax = json.loads(result.stdout.splitlines()[-1])
-    for one, other in zip(by_jax, run_here(*USE), strict=True):
+    by_jax = json.loads(result.stdout.splitlines()[-1])
+    for one, other in zip(by_jax, run_here(monkeypatch, *USE), strict=True):
         assert one.keys() == other.keys()
         assert one["last"] == pytest.approx(other["last"], rel=0.01)
     for name in ("1", "2"):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import codec2_model
@@ -19,9 +20,12 @@ SMALL = ("--num_embedding", "16", "--embedding_dim", "8", "--epochs", "2")
 
 @pytest.fixture(scope="module", autouse=True)
 def small_training():
+    """Short, and operation by operation: to compile it takes longer than to train."""
+    tf.config.run_functions_eagerly(True)
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch, script)
         yield
+    tf.config.run_functions_eagerly(False)
 
 
 def quantizer_of(codebooks, decay=0.99):
@@ -131,7 +135,9 @@ def test_expectation_worked_by_hand():
 
 
 def test_refined_decoder_is_nearer_to_what_the_sender_chooses(trained, monkeypatch):
-    monkeypatch.setattr(script, "REFINE_RATE", 1e-2)  # few steps: little speech
+    enough = {"REFINE_RATE": 1e-2, "REFINE_EPOCHS": 20, "SEARCHED": 600, "SEQUENCE": 64}
+    for name, value in enough.items():
+        monkeypatch.setattr(script, name, value)
     quantiser = networks.load_quantiser(trained[0] / "n.keras")
     coder = search.coder_of(quantiser)
     x, args, rng = speech_like(600), script.parse_args(["x", *SMALL]), np.random.default_rng(1)
