@@ -7,7 +7,6 @@ import os
 import numpy as np
 
 from common import plumbing, spectra
-from common.plumbing import FormatError
 
 PER_PAGE = 16  # vectors, in four rows and columns
 PAGES_WITHOUT_DISPLAY = 10  # PNG files that nobody asked for; a long file has thousands of pages
@@ -24,17 +23,9 @@ KEYS = "any key or n: next page, b: back, q or a click: end"
 
 
 def pyplot():
-    """matplotlib.pyplot, which takes a second to import: after options and files are checked.
+    """matplotlib.pyplot, which takes a second to import: after options and files are checked."""
+    import matplotlib.pyplot as plt
 
-    FormatError when a broken matplotlibrc keeps it from starting.
-    """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise
-    except Exception as error:  # Matplotlib raises many exception types
-        advice = "mend or remove matplotlibrc, or set MPLBACKEND=Agg"
-        raise FormatError(f"Matplotlib does not start: {error}: {advice}") from None
     plt.rcParams["text.usetex"] = False  # not every machine has LaTeX
     return plt
 

@@ -30,11 +30,8 @@ def pytest_configure(config):
     """No windows, neither in this process nor in those that it starts; one thread each."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
-    for warning in (
-        "__array__ implementation",
-        "The structure of `inputs`",
-        "Even though the `tf.config",
-    ):  # of Keras
+    of_keras = "__array__ implementation", "The structure of `inputs`", "Even though the `tf.config"
+    for warning in of_keras:
         config.addinivalue_line("filterwarnings", f"ignore:{warning}")
     os.environ |= {"MPLBACKEND": "Agg", "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 

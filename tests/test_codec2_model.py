@@ -1,7 +1,5 @@
 """Model records, rate K files, indices: nothing is lost, nothing bad is let through."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 
@@ -43,6 +41,7 @@ def test_write_gives_back_the_bytes_that_were_read(tmp_path, monkeypatch):
     codec2_model.write(Wo, L, A, phi, voiced, copy)
     assert copy.read_bytes() == source.read_bytes()
     np.testing.assert_array_equal(codec2_model.read(source, 9)[1], L[:9])
+    np.testing.assert_array_equal(codec2_model.read_frames(source, [9, 3])["L"], L[[9, 3]])
 
 
 def changed(frame, name, value, m=...):
@@ -58,23 +57,6 @@ def test_write_refuses_what_read_would_refuse(tmp_path):
     with pytest.raises(FormatError, match=r"x\.model: frame 1: phi"):
         codec2_model.write(*(frames[name] for name in RECORD.names), tmp_path / "x.model")
     assert (tmp_path / "x.model").read_text() == "a good file"
-
-
-def test_memory_of_readers(tmp_path, monkeypatch):
-    """13 MB: a block of 0.3 MB for read_blocks(), the frames alone for read_records()."""
-    monkeypatch.setattr(codec2_model, "BLOCK", 256)
-    filename = tmp_path / "long.model"
-    frames = np.zeros(10_000, RECORD)
-    frames[7654] = records(1, A=7.0)[0]
-    frames.tofile(filename)
-    tracemalloc.start()
-    for _ in codec2_model.read_blocks(filename):
-        pass
-    three = codec2_model.read_records(filename, 7653, 3)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2e6
-    np.testing.assert_array_equal(three, frames[7653:7656])
 
 
 BAD_MODELS = {

@@ -116,15 +116,6 @@ def test_typical_frames_are_loud_and_spread_over_the_percentiles():
     np.testing.assert_array_equal(found, [1050, 1350, 1650, 1950])
 
 
-def test_a_broken_matplotlibrc_is_told(run, tmp_path):
-    (tmp_path / "matplotlibrc").write_bytes(b"\xff")
-    (tmp_path / "x.f32").write_bytes(bytes(560))
-    result = run("vq_pager.py", 14, "x.f32")
-    assert result.returncode == 1
-    assert "mend or remove matplotlibrc" in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
-
-
 def test_sd_over_time():
     """Frames 1000 to 1799 without 1400 to 1403, of 40 ms: two of them in a point."""
     numbers = np.r_[1000:1400, 1404:1800]
