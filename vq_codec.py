@@ -152,22 +152,21 @@ class BitWriter:
 
     def __init__(self, widths):
         self.widths = widths
-        self.value, self.length = 0, 0  # of the bits that fill no byte yet
+        self.bits = ""  # that fill no byte yet, such as "101"
 
     def push(self, groups):
         """The bytes that are full after these groups."""
         for group in groups:
             for number, width in zip(group, self.widths, strict=True):
-                self.value = self.value << width | int(number)
-                self.length += width
-        n, self.length = divmod(self.length, 8)
-        whole = self.value >> self.length
-        self.value &= (1 << self.length) - 1
-        return whole.to_bytes(n, "big")
+                self.bits += f"{number:0{width}b}"
+        whole = len(self.bits) // 8 * 8
+        data = bytes(int(self.bits[i : i + 8], 2) for i in range(0, whole, 8))
+        self.bits = self.bits[whole:]
+        return data
 
     def flush(self):
         """The last byte, filled up with zeros, if there is one."""
-        return bytes([self.value << 8 - self.length]) if self.length else b""
+        return bytes([int(self.bits.ljust(8, "0"), 2)]) if self.bits else b""
 
 
 class BitReader:
@@ -175,20 +174,17 @@ class BitReader:
 
     def __init__(self, widths):
         self.widths = widths
-        self.value, self.length = 0, 0
+        self.bits = ""  # that fill no group yet
 
     def push(self, data):
         """List of the groups of numbers that are complete after these bytes."""
-        self.value = self.value << 8 * len(data) | int.from_bytes(data, "big")
-        self.length += 8 * len(data)
+        self.bits += "".join(f"{byte:08b}" for byte in data)
         groups = []
-        while self.length >= sum(self.widths):
-            numbers = []
+        while len(self.bits) >= sum(self.widths):
+            groups.append([])
             for width in self.widths:
-                self.length -= width
-                numbers.append(self.value >> self.length)
-                self.value &= (1 << self.length) - 1
-            groups.append(numbers)
+                groups[-1].append(int(self.bits[:width], 2))
+                self.bits = self.bits[width:]
         return groups
 
 
@@ -360,7 +356,7 @@ def decode(args, data, write):
                 group[:] = [pitch.LOST] * len(group)
         write(decoder.push(groups).tobytes())
     write(decoder.flush().tobytes())
-    if bits.length >= 8 or bits.value:  # more than what fills up the last byte
+    if len(bits.bits) >= 8 or "1" in bits.bits:  # more than what fills up the last byte
         print(f"{args.input}: cut off in the middle of a vector", file=sys.stderr)
 
 
