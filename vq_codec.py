@@ -4,7 +4,9 @@
 Usage:
     ./vq_codec.py enc 700 speech.wav speech.bit; ls -l speech.bit    # 28 bits every 40 ms
     ./vq_codec.py dec speech.bit decoded.wav
-    arecord -f S16_LE -r 8000 | ./vq_codec.py enc 1300 - - | ./vq_codec.py dec - - | aplay -f S16_LE
+    # live: both take seconds to start, and what is recorded meanwhile makes all that follows late
+    (sleep 10; arecord -f S16_LE -r 8000) | ./vq_codec.py enc 1300 - - | ./vq_codec.py dec - - \
+        | aplay -f S16_LE -r 8000
 
 The sender tracks the pitch (common/pitch.py), analyses the harmonics at this pitch every 10 ms
 (c2sim.py), and describes their amplitudes by K = 20 values in dB.  A trained quantiser turns
@@ -14,8 +16,9 @@ which may be "no voice", become an index of 6 or 8 bits.  The receiver decodes b
 harmonics are added up.  Frames without a voice get harmonics of a low pitch with random phases.
 
 `-` is stdin or stdout, as a live stream: each block of 40 ms is worked on when it is there.  From
-the microphone to the loudspeaker it takes 460 ms, and what the sound card adds.  With `--net
-networks/vq_K20_1100_low.keras` at both ends 1300 bit/s take 300 ms and sound nearly as good.
+the microphone to the loudspeaker it takes 460 ms at 700 bit/s, 300 ms at 1300 bit/s, and what the
+sound card adds.  With `--net networks/vq_K20_550_low.keras` at both ends 700 bit/s take 300 ms as
+well, for 0.06 of PESQ.  One core does both 5 to 8 times as fast as real time (`make bench`).
 
 Bit file: 8 bytes (magic, version, rate / 100, fingerprint of the quantiser), then for every 40 ms
 the indices of the spectrum and that of the pitch, first bit first, without gaps between blocks.
@@ -44,19 +47,20 @@ DECODER = NETWORKS / "newamp1.keras"  # vectors to harmonics; as good in PESQ as
 
 
 class Rate(NamedTuple):
-    """What 40 ms consist of, in bits."""
+    """What 40 ms consist of, in bits; the quantiser; the delay, sample in to sample out."""
 
     spectrum: int
     pitch: int
     network: str
+    delay_ms: int
 
 
-# sample in to sample out: 280 ms of the quantiser's layers, 40 of its search, 40 of the pitch
-# tracker, 40 for a block of samples, 40 as a byte may hold bits of two vectors, 20 of the synthesis
-DELAY_MS = 460
+# at 700 bit/s 280 ms of the quantiser's layers and 40 of its search; at 1300 bit/s the pitch takes
+# longer: 120 ms of its search and 40 of its receiver.  At both 40 of the pitch tracker, 40 for a
+# block of samples, 40 as a byte may hold bits of two vectors, 20 of the synthesis
 RATES = {
-    700: Rate(22, 6, "vq_K20_550.keras"),
-    1300: Rate(44, 8, "vq_K20_1100.keras"),
+    700: Rate(22, 6, "vq_K20_550.keras", 460),
+    1300: Rate(44, 8, "vq_K20_1100_low.keras", 300),  # the long one: PESQ + 0.01
 }
 K = 20
 BLOCK = pitch.BLOCK * c2sim.N  # samples that one vector stands for

@@ -420,7 +420,7 @@ def make_codec(folder, codec):
             demo.write_wav(folder / f"{out}.wav", np.fromfile(folder / f"{out}.raw", "<i2"))
     found = speech_quality(folder, out)
     if is_ours:
-        return {**found, "delay_ms": vq_codec.DELAY_MS}
+        return {**found, "delay_ms": vq_codec.RATES[int(rate)].delay_ms}
     speech = [demo.read_wav(folder / f"{file}.wav") for file in ("speech", out)]
     return {**found, "delay_ms": round(demo.delay(*speech) * 1000 / measure.FS) + codec.frame_ms}
 

@@ -2,7 +2,7 @@
 """Measure the shipped networks on speech that nothing was trained on; write tables and a picture.
 
 Usage:
-    make results              # 15 minutes on two cores; goes on where it was stopped
+    make results              # 25 minutes on two cores; goes on where it was stopped
     doc/results.py --public   # the public recordings of codec2-examples, printed and in a table of
                               # their own in doc/experiments.md; so it is without ../shared, too
 
