@@ -54,7 +54,7 @@ from common.spectra import FS_HZ, HARMONICS, MAX_AMP, TWO_PI, harmonic_mask
 N = 80  # samples per frame
 FFT = 512  # points
 HISTORY = 719  # samples before a frame that its pitch estimate looks at
-BLOCK = 512  # frames analysed at a time: their arrays stay in the processor's cache
+AT_ONCE = 512  # frames analysed at a time: their arrays stay in the processor's cache
 F32 = np.float32
 BIN_RAD = F32(TWO_PI / FFT)  # width of an FFT bin, rad/sample
 BINS_PER_RAD = F32(1) / BIN_RAD
@@ -141,15 +141,16 @@ def open_outputs(outputs, stack):
 
     When `stack` closes without an error, the files appear whole, else none of them.
     """
-    names = [name for name in outputs.values() if name not in (None, "-")]
-    new_names = stack.enter_context(plumbing.replacing(*names))
-    new = dict(zip(names, [new_names] if isinstance(new_names, str) else new_names, strict=True))
+    new = {}  # {key: name of the new file}; all are closed before the first one replaces another
+    for key, name in outputs.items():
+        if name not in (None, "-"):
+            new[key] = stack.enter_context(plumbing.replacing(name))
     write = {}
     for key, name in outputs.items():
         if name == "-":
             write[key] = sys.stdout.buffer.write
         elif name is not None:
-            file = stack.enter_context(open(new[name], "wb"))  # noqa: SIM115
+            file = stack.enter_context(open(new[key], "wb"))  # noqa: SIM115
             is_wav = key == "out" and name.lower().endswith(".wav")
             write[key] = sound.start_wav(file, stack) if is_wav else file.write
     return write
@@ -345,50 +346,36 @@ def refinements():
     return coarse, Refinement(coarse.Wo.ravel(), 1, 0.25)
 
 
-class Analysis:
-    """Model records and band energies of speech that comes piece by piece."""
-
-    def __init__(self):
-        self.past = np.ones(HISTORY, F32)  # samples before the next frame; c2sim starts with ones
-        self.start = 0  # number of the next sample
-        self.pitch = FIRST_BIN  # first estimate of the frame before
-
-    def push(self, samples, need_model=True):
-        """Model records [n], or None without `need_model`, and band energies [n][14] of the next
-        samples [80 n].
-        """
-        x = np.concatenate([self.past, samples.astype(F32)])
+def analyse(speech, need_model):
+    """Yield model records [n], or None without `need_model`, and band energies [n][14] of block
+    after block of the speech int16 [samples].
+    """
+    past = np.ones(HISTORY, F32)  # samples before the next block; c2sim starts with ones
+    previous = FIRST_BIN  # first pitch estimate of the frame before
+    for start in range(0, len(speech), AT_ONCE * N):
+        samples = speech[start : start + AT_ONCE * N].astype(F32)
+        x = np.concatenate([past, np.pad(samples, (0, -len(samples) % N))])
         S, P = transform(x)
         records = None
         if need_model:
-            pitch = initial_pitch(x, self.start, self.pitch)
+            pitch = initial_pitch(x, start, previous)
             coarse, fine = refinements()
             chosen = fine.choose(P, coarse.choose(P, pitch - FIRST_BIN))
             Wo = np.clip(fine.Wo.take(chosen), WO_MIN, WO_MAX)
             records = model_records(Wo, S, P)
-            self.pitch = pitch[-1]
-        self.past = x[-HISTORY:]
-        self.start += len(samples)
-        return records, band_energies(P)
-
-
-def analyse(speech, need_model=True):
-    """Yield model records [n], or None without `need_model`, and band energies [n][14] of block
-    after block of the speech int16 [samples].
-    """
-    analysis = Analysis()
-    for start in range(0, len(speech), BLOCK * N):
-        samples = speech[start : start + BLOCK * N]
-        yield analysis.push(np.pad(samples, (0, -len(samples) % N)), need_model)
+            previous = pitch[-1]
+        yield records, band_energies(P)
+        past = x[-HISTORY:]
 
 
 # ------------------------------------------- features: band energies (14), rate K vectors (20)
 
 # [257][14]: overlapping triangles with peaks at 0 200 400 … 1600 2000 … 3200 4000 Hz, the outer two
 # doubled
+BAND_BINS = [0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204]  # of the peaks, but 4 kHz
+SLOPE_BINS = [12] * 8 + [25] * 4 + [51]  # from a peak to the next, or one less, as in c2sim
 BANDS = np.zeros((FFT // 2 + 1, 14), F32)
-for i, start in enumerate([0, 12, 25, 38, 51, 64, 76, 89, 102, 128, 153, 179, 204]):
-    width = (12, 25, 51)[(i >= 8) + (i >= 12)]
+for i, (start, width) in enumerate(zip(BAND_BINS, SLOPE_BINS, strict=True)):
     rise = np.arange(width) / width
     BANDS[start : start + width, [i, i + 1]] = np.stack([1 - rise, rise], axis=1)
 BANDS[:, [0, 13]] *= 2
@@ -404,7 +391,7 @@ def harmonics_to_grid(f_hz, Wo, L, A_dB):
     """Amplitude [n][f] at the frequencies `f_hz`, by parabolas through three neighbouring harmonics
     each.
 
-    Where there are less than three the last one stands for those above it.
+    Where there are fewer than three harmonics the last one stands for those above it.
     """
     number = np.clip(HARMONICS, 1, np.maximum(L, 1)[:, None])
     A_dB = np.take_along_axis(A_dB, number, axis=1)

@@ -25,7 +25,7 @@ MAX_A = 1e6  # 16 bit speech has no larger amplitude
 DB_RANGE = (-200, 160)  # lowest and highest value that vectors of 16 bit speech can have
 SILENCE_DB = -60  # lowest value that a network is given; rounding to 16 bit leaves more
 LOWEST_F0_HZ = 50  # that c2sim finds at 8 kHz
-BLOCK = 4096  # model records that are worked on at a time: memory does not grow with the file
+AT_ONCE = 4096  # model records that are worked on at a time: memory does not grow with the file
 
 # Index m is harmonic m.  Entry 0 and entries above L carry no meaning, but a copy keeps them.
 RECORD = np.dtype(
@@ -64,8 +64,8 @@ def read_blocks(filename, max_nb_samples=None):
     """Yield (slice, records) for block after block of a .model file, all checked."""
     n = count_items(filename)
     n = min(n, max_nb_samples or n)
-    for start in range(0, n, BLOCK):
-        stop = min(start + BLOCK, n)
+    for start in range(0, n, AT_ONCE):
+        stop = min(start + AT_ONCE, n)
         yield slice(start, stop), read_records(filename, start, stop - start)
 
 
@@ -105,8 +105,8 @@ def write(Wo, L, A, phi, voiced, filename):
     """Write model records, the inverse of read(): the same bytes; voiced may be bool."""
     fields = (Wo, L, A, phi, voiced)
     with plumbing.replacing(filename) as new, open(new, "wb") as file:
-        for start in range(0, max(map(len, fields)), BLOCK):
-            block = [values[start : start + BLOCK] for values in fields]
+        for start in range(0, max(map(len, fields)), AT_ONCE):
+            block = [values[start : start + AT_ONCE] for values in fields]
             records = np.rec.fromarrays(block, RECORD)  # ValueError if lengths differ
             check_records(filename, records, start)
             file.write(records.data)

@@ -14,7 +14,6 @@ Units: as in the script that trained the network; errors in dB².
 """
 
 import argparse
-import sys
 
 import numpy as np
 
@@ -32,8 +31,6 @@ OPTIONS = {  # values that these options of a network may have
     "dec": range(1, 1001),
 }
 MAX_DB = 120  # 16 bit speech has no louder harmonic
-LEAST_DISTANCE = 0.75  # of vectors from those of the training; speech has 0.9 to 1.1
-MOST_DISTANCE = 1.3  # K = 20 vectors taken for K = 14 have 1.5
 
 
 def parse_args(argv=None):
@@ -87,8 +84,6 @@ def load(args):
     if args.frame is not None and args.frame > data["used"][-1]:
         expected = f"expected 0 to {data['used'][-1]}"
         raise FormatError(f"{args.model}: no --frame {args.frame} to plot, {expected}")
-    warn_of_other_vectors(args.features, data["vectors"][data["used"]], args.network)
-
     data["vectors"] = decimate(data["vectors"], args.dec)
     data["dec"] = 1
     data["inputs"] = [data["vectors"]]
@@ -130,21 +125,6 @@ def load_pair(features, model, options):
         vectors = vectors[:, options["eband_start"] :]
     cutoff_hz = F_CUTOFF * Fs / 2
     return codec2_model.load_pair(features, model, vectors, width, cutoff_hz, Fs), frame_s
-
-
-def warn_of_other_vectors(features, vectors, network):
-    """Say so on stderr if vectors [n][K] are not like those that the network was trained on."""
-    statistics = networks.read_arrays(network).get("shape")  # older networks have none
-    if statistics is None:
-        return
-    if statistics.shape != (2, vectors.shape[1]):
-        why = f"a network with a shape of {statistics.shape}, expected {(2, vectors.shape[1])}"
-        raise FormatError(f"{network}: {why}")
-    distance = spectra.shape_distance(vectors, statistics)
-    if not LEAST_DISTANCE < distance < MOST_DISTANCE:
-        found = f"distance {distance:.2f} from those that the network was trained on"
-        usual = "usual for speech is 0.9 to 1.1: vectors of another kind?"
-        print(f"{features}: warning: {found}, {usual}", file=sys.stderr)
 
 
 def decimate(vectors, dec):

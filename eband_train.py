@@ -167,7 +167,8 @@ def sparse_loss(target, estimate):
 def build_network(with_Wo, lines, offset):
     """Network from [bands [n][K] in dB], or [bands, Wo [n][1]], to dB [n][WIDTH].
 
-    Untrained it is the baseline, lines [K][WIDTH] and offset [WIDTH] of fit_baseline().
+    Untrained it is the baseline, lines [K][WIDTH] and offset [WIDTH] of fit_baseline(); with Wo,
+    that at the frequencies of the harmonics, plus the excess of harmonics_in_bins().
     """
     bands = keras.Input((len(lines),))
     inputs = [bands]
@@ -302,8 +303,7 @@ def plot(losses, figures, models, part, args):
 def main(args, data):
     networks.set_up(args.seed)
     networks.print_device()
-    vectors, used = data["train"]["vectors"], data["train"]["used"]
-    lines, offset = fit_baseline(vectors, args)
+    lines, offset = fit_baseline(data["train"]["vectors"], args)
     network = build_network(args.Wo, lines, offset)
     losses, epochs = train(network, data, lines, args)
     options = {
@@ -317,8 +317,7 @@ def main(args, data):
         "epochs": len(losses),
         "seed": args.seed,
     }
-    shape = spectra.shape_statistics(vectors[used])
-    networks.save(network, options, args.nnout, shape=shape)
+    networks.save(network, options, args.nnout)
     if len(losses) < epochs:
         print(f"stopped: after {len(losses)} of {epochs} epochs")
     interpolation = network.get_layer("interpolation").output

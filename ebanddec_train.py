@@ -301,8 +301,7 @@ def plot(losses, figures, models, part, args):
 def main(args, data):
     networks.set_up(args.seed)
     networks.print_device()
-    vectors, used = data["train"]["vectors"], data["train"]["used"]
-    lines, offset = fit_baseline(vectors, args)
+    lines, offset = fit_baseline(data["train"]["vectors"], args)
     network = build_network(args.dec, lines, offset)
     losses, epochs = train(network, data, lines, args)
     options = {
@@ -316,8 +315,7 @@ def main(args, data):
         "epochs": len(losses),
         "seed": args.seed,
     }
-    shape = spectra.shape_statistics(vectors[used])
-    networks.save(network, options, args.nnout, shape=shape)
+    networks.save(network, options, args.nnout)
     if len(losses) < epochs:
         print(f"stopped: after {len(losses)} of {epochs} epochs")
     interpolation = network.get_layer("interpolation").output

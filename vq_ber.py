@@ -19,6 +19,7 @@ Reference: K. Zeger and A. Gersho, "Pseudo-Gray coding", IEEE Trans. Communicati
 """
 
 import argparse
+import functools
 
 import numpy as np
 
@@ -87,7 +88,7 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 
 
 def renumber(codebook, use):
-    """Codeword [M] for each number, so that one wrong bit costs little.
+    """For each number the codeword [M] that it should stand for, so that a wrong bit costs little.
 
     codebook [M][dim]; use [M] is how often each codeword is sent.  Codewords 0, 1, 2, 3 on a line,
     equally used: the numbers 00, 01, 10, 11 cost least, errors of 1, 2, 1 and 2.
@@ -110,7 +111,7 @@ def renumber(codebook, use):
         for a in range(M):
             # [M]: cost of wrong bits in each number
             now = np.take_along_axis(cost, neighbours, axis=1).sum(axis=1)
-            # [M]: of number a if it had the codeword of each number, and the other way round
+            # [M], for each number b: cost of a's codeword at b, and of b's codeword at a
             a_moved = cost[a, neighbours].sum(axis=1)
             other_moved = cost[neighbours[a]].sum(axis=0)
             gain = now[a] + now - a_moved - other_moved
@@ -125,7 +126,9 @@ def renumber(codebook, use):
 
 
 def good_numbers(codebooks, indices):
-    """Codeword [stages][M] for each number, by the use of codebooks in indices [v][stages]."""
+    """For each number the codeword [stages][M] that it should stand for; indices [v][stages] tell
+    how often each is sent.
+    """
     numbers = []
     for codebook, index in zip(codebooks, indices.T, strict=True):
         use = np.bincount(index, minlength=len(codebook)) + 1  # a short file lacks rare codewords
@@ -158,7 +161,7 @@ def sd_after(errors, coder, numbers, indices, x, lower, seed):
     number_of = np.argsort(numbers, axis=1)
     stage = np.arange(indices.shape[1])
     for _ in range(REPEATS):
-        received = errors(number_of[stage, indices], rng)
+        received = errors(number_of[stage, indices], rng=rng)
         is_lost = (received < 0).any(axis=1, keepdims=True)
         decoded = np.where(is_lost, -1, numbers[stage, received])
         x_hat = search.receive(coder, decoded, len(x))
@@ -178,10 +181,7 @@ def measure(coder, numberings, indices, x, lower, args):
     for name, numbers in numberings.items():
         found[name] = {}
         for channel, ber in channels.items():
-
-            def errors(sent, rng, ber=ber):
-                return flip_bits(sent, M, ber, rng)
-
+            errors = functools.partial(flip_bits, M=M, ber=ber)
             sd = sd_after(errors, coder, numbers, indices, x, lower, args.seed)
             found[name][channel] = sd
             print(f"{name} SD at {channel}: {sd:.2f} dB²")
@@ -221,7 +221,6 @@ def save(quantiser, numbers, filename):
 
 
 def main(args, data):
-    networks.set_up()
     quantiser = networks.load_quantiser(args.network)
     coder = search.coder_of(quantiser)
     x, lower = data["vectors"], data["options"]["lower"]
@@ -237,15 +236,10 @@ def main(args, data):
     if args.nnout:
         save(quantiser, numberings["renumbered"], args.nnout)
 
-    def all_arrive(sent, rng):
-        return sent
-
-    def some_are_lost(sent, rng):
-        return lose(sent, LOST, rng)
-
     counted = np.count_nonzero(spectra.is_counted(x, lower))
     print(f"frames: {counted} of {len(x)}")
-    for name, errors in (("without errors", all_arrive), (f"{LOST} % lost", some_are_lost)):
+    for name, share in (("without errors", 0), (f"{LOST} % lost", LOST)):
+        errors = functools.partial(lose, share=share)
         sd = sd_after(errors, coder, as_numbered, indices, x, lower, args.seed)
         print(f"{name} SD: {sd:.2f} dB²")
     found = measure(coder, numberings, indices, x, lower, args)

@@ -10,10 +10,11 @@ Usage:
 
 The sender tracks the pitch (common/pitch.py), analyses the harmonics at this pitch every 10 ms
 (c2sim.py), and describes their amplitudes by K = 20 values in dB.  A trained quantiser turns
-four of these vectors into 2 or 4 indices of 11 bits (common/search.py); the four pitches, one of
-which may be "no voice", become an index of 6 or 8 bits.  The receiver decodes both, a network
-(newamp1_train.py) makes the amplitudes of harmonics of the 20 values, phases are modelled, and the
-harmonics are added up.  Frames without a voice get harmonics of a low pitch with random phases.
+four of these vectors into 2 or 4 indices of 11 bits (common/search.py); the pitches of their four
+frames, each of which may be "no voice", become one index of 6 or 8 bits.  The receiver decodes
+both, a network (newamp1_train.py) makes the amplitudes of harmonics of the 20 values, phases are
+modelled, and the harmonics are added up.  Frames without a voice get harmonics of a low pitch with
+random phases.
 
 `-` is stdin or stdout, as a live stream: each block of 40 ms is worked on when it is there.  From
 the microphone to the loudspeaker it takes 460 ms at 700 bit/s, 300 ms at 1300 bit/s, and what the
@@ -101,14 +102,16 @@ def parse_args(argv=None):
 
 
 def load(args):
-    """Where the samples or bits come from, and the rate.
+    """{"rate" in bit/s, "network": file of the quantiser} and where samples or bits come from.
 
-    enc: {"rate", "blocks": iterator of int16 [320]}; dec: {"rate", "fingerprint", "read": function
-    that returns the next bytes, b"" at the end}.
+    enc: "blocks", iterator of int16 [blocks][320]; dec: "fingerprint", and "read", a function that
+    returns the next bytes, b"" at the end.
     """
-    plumbing.check_outputs([args.output], [args.input])
+    plumbing.check_outputs([args.output], [args.input, args.net])
     if args.command == "enc":
-        return {"rate": args.rate, "blocks": sound.read_blocks(args.input, BLOCK)}
+        network = choose_network(args.net, args.rate)
+        blocks = sound.read_blocks(args.input, BLOCK)
+        return {"rate": args.rate, "network": network, "blocks": blocks}
     file = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     header = file.read(HEADER.size)
     foreign = f"{args.input}: not a bit file, expected one that vq_codec.py enc has written"
@@ -117,7 +120,24 @@ def load(args):
     magic, version, rate, fingerprint = HEADER.unpack(header)
     if magic != MAGIC or version != VERSION or rate * 100 not in RATES:
         raise FormatError(foreign)
-    return {"rate": rate * 100, "fingerprint": fingerprint, "read": lambda: file.read1(64)}
+    return {
+        "rate": rate * 100,
+        "network": choose_network(args.net, rate * 100),
+        "fingerprint": fingerprint,
+        "read": lambda: file.read1(64),
+    }
+
+
+def choose_network(filename, rate):
+    """The file of the quantiser, that of the rate if None.  FormatError if not for this rate."""
+    filename = filename or NETWORKS / RATES[rate].network
+    options = networks.read_quantiser_options(filename)
+    bits = options["vq_stages"] * np.log2(options["num_embedding"])
+    if (options["eband_K"], options["dec"], bits) != (K, pitch.BLOCK, RATES[rate].spectrum):
+        found = f"K = {options['eband_K']}, {options['dec']} frames and {bits:g} bits per vector"
+        expected = f"K = {K}, {pitch.BLOCK} frames and {RATES[rate].spectrum} bits per vector"
+        raise FormatError(f"{filename}: a network with {found}, expected {expected}")
+    return filename
 
 
 if __name__ == "__main__":  # report bad options and files before Keras loads
@@ -128,22 +148,6 @@ if __name__ == "__main__":  # report bad options and files before Keras loads
 with plumbing.quiet():  # TensorFlow prints lines that nobody needs
     import keras
 from common import search
-
-
-def load_quantiser(filename, rate):
-    """The networks.Quantiser in a file.  FormatError if it is not one for this rate."""
-    quantiser = networks.load_quantiser(filename)
-    options = quantiser.options
-    bits = options["vq_stages"] * np.log2(options["num_embedding"])
-    found = (options["eband_K"], options["dec"], bits)
-    if found != (K, pitch.BLOCK, RATES[rate].spectrum):
-        expected = f"K = {K}, {pitch.BLOCK} frames and {RATES[rate].spectrum} bits per vector"
-        raise FormatError(
-            f"{filename}: a network with K = {found[0]}, {found[1]} frames and {found[2]:g} bits "
-            f"per vector, expected {expected} for {rate} bit/s"
-        )
-    return quantiser
-
 
 # ------------------------------------------------------------------------------- bits
 
@@ -335,7 +339,7 @@ def load_amplitudes(filename):
 
 def encode(args, data, write):
     rate = RATES[args.rate]
-    quantiser = load_quantiser(args.net or NETWORKS / rate.network, args.rate)
+    quantiser = networks.load_quantiser(data["network"])
     write(HEADER.pack(MAGIC, VERSION, args.rate // 100, quantiser.fingerprint))
     encoder, bits = Encoder(quantiser, rate.pitch), BitWriter(widths(quantiser, args.rate))
     for blocks in data["blocks"]:
@@ -347,8 +351,8 @@ def encode(args, data, write):
 
 def decode(args, data, write):
     rate = RATES[data["rate"]]
-    filename = args.net or NETWORKS / rate.network
-    quantiser = load_quantiser(filename, data["rate"])
+    filename = data["network"]
+    quantiser = networks.load_quantiser(filename)
     if quantiser.fingerprint != data["fingerprint"]:
         raise FormatError(f"{args.input}: written with another network than {filename}: use --net")
     decoder = Decoder(quantiser, rate.pitch, load_amplitudes(DECODER))

@@ -5,14 +5,14 @@ Usage:
     ./vq_out.py networks/vq_K14_1100.keras bands.f32                       # figures and pages
     ./vq_out.py NET bands.f32 --indexout bands.npy                         # the sender
     ./vq_out.py NET --indexin bands.npy --testout decoded.f32              # the receiver
-    ./vq_out.py NET bands.f32 --lookahead 0                                # 40 ms less delay
+    ./vq_out.py NET bands.f32 --lookahead 0                                # usually 40 ms less
     ./vq_out.py NET bands.f32 --vqout codebooks                            # codebooks_latent_1.f32…
 
 NET is a network of vq_vae_ratek.py, vq_vae_ratek_conv1d.py or a copy of one of them.  The sender
-turns frames into one index per stage for every vector of --dec frames.  It keeps several sequences
-of indices and compares them by what the receiver will decode (common/search.py); --testout is that
-to the last bit.  Beside the network stands the classical quantiser that it brings along, which has
-as many bits, the same search and the same delay.
+turns frames into one index per stage for every vector of `dec` frames, as it was trained.  It keeps
+several sequences of indices and compares them by what the receiver will decode (common/search.py);
+--testout is that to the last bit.  Beside the network stands the classical quantiser that it brings
+along, which has as many bits, the same search and the same delay.
 
 In the indices, int32 [vectors][stages] in an .npy file, vectors that were lost on the way are −1
 in all stages: the receiver puts something between their neighbours.
@@ -57,7 +57,7 @@ def parse_args(argv=None):
     add("--indexin", metavar="NPY", help="decode these indices to --testout, without FEATURES")
     add("--vqout", metavar="STEM", help="write the codebooks to STEM_latent_1.f32 and so on")
     add("--mbest", **number, help="partial sums that the search carries from stage to stage")
-    lookahead_help = "of the search (default: 40)"
+    lookahead_help = "of the search (default: 40 or one vector; 0 if vectors share no frames)"
     add("--lookahead", type=plumbing.natural, metavar="ms", help=lookahead_help)
     add("--stages", **number, help="send the indices of the first N stages only")
     frame_help = "pages show frames from F on (default: typical ones)"
@@ -87,7 +87,7 @@ def load(args):
         raise FormatError(f"{args.network}: {why}")
     outputs = [args.indexout, args.testout, *codebook_names(args.vqout, options["vq_stages"])]
     inputs = [args.network, args.features, args.indexin]
-    plumbing.check_outputs(outputs, inputs, None if args.noplots else args.plot_dir)
+    plumbing.check_outputs(outputs, inputs, args.plot_dir)
     if args.indexin:
         sizes = options["num_embedding"], options["vq_stages"], options["dec"]
         return {"options": options, "indices": codec2_model.read_indices(args.indexin, *sizes)}
@@ -253,7 +253,6 @@ def receive(args, quantiser, indices, n_frames, fingerprint):
 
 
 def main(args, data):
-    networks.set_up()
     quantiser = networks.load_quantiser(args.network)
     options = data["options"]
     if args.indexin:

@@ -124,7 +124,7 @@ class VectorQuantizer(layers.Layer):
         )
 
     def call(self, x, training=False):
-        indices = search.nearest_sums(x, self.codebooks, self.m_best)[:, 0]
+        indices = search.nearest_sums(x, self.codebooks, self.m_best)
         x_q = ops.stop_gradient(self.decode(indices))
         self.add_loss(self.beta * ops.mean((x - x_q) ** 2))
         if training:
@@ -201,8 +201,8 @@ def measure(network, x):
     codebooks = ops.convert_to_numpy(quantizer.codebooks)
     distances = len(x) * quantizer.M * quantizer.m_best
     indices = []
-    for part in np.array_split(x, math.ceil(distances / 2**24)):  # bounds their memory
-        found = search.nearest_sums(part, codebooks, quantizer.m_best)[:, 0]
+    for some in np.array_split(x, math.ceil(distances / 2**24)):  # bounds their memory
+        found = search.nearest_sums(some, codebooks, quantizer.m_best)
         indices.append(ops.convert_to_numpy(found))
     indices = np.concatenate(indices)
     error = x - codebooks[0, indices[:, 0]] - codebooks[1, indices[:, 1]]

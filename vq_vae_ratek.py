@@ -31,7 +31,7 @@ NAME = "vq_vae_ratek"
 SCALE_DB = 15  # about the standard deviation of speech; the network sees vectors divided by it
 BATCH = 2048  # vectors
 STEPS = 2400  # training steps, one batch each; the default of --epochs comes to about as many
-ROUNDS = 40  # lines printed and evaluations made during a training
+EVALUATIONS = 40  # lines printed and evaluations made during a training
 LEARNING_RATE = 3e-5  # falls to 0 along a cosine; with more, only the training speech is fitted
 GAIN_DB = 10  # training vectors are amplified by up to this, up or down,
 FILTER_DB = 4  # and filtered by a smooth random response with this rms
@@ -239,10 +239,11 @@ def train(network, x, held, args, rng):
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     weight = 1 / SCALE_DB**2
     model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=weight, steps_per_execution=10)
-    held = held[spectra.pieces(len(held) // args.dec * args.dec, PROGRESS)][None]
+    held = held[spectra.pieces(len(held), PROGRESS)]
+    held = held[None, : len(held) // args.dec * args.dec]  # whole vectors
     progress = plumbing.Progress(steps, "step")
     done = 0
-    ends = np.linspace(0, steps, min(ROUNDS, steps) + 1).astype(int)[1:]  # of rounds, in steps
+    ends = np.linspace(0, steps, min(EVALUATIONS, steps) + 1).astype(int)[1:]  # of rounds, in steps
     try:
         for end in ends.tolist():
             chosen = random_filter(rng.choice(vectors, (end - done) * BATCH), args, rng)

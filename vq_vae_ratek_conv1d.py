@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a VQ-VAE on rate K vectors: two conv1D layers each side of a multi-stage quantiser.
+"""Train a VQ-VAE on rate K vectors: conv1D layers each side of a multi-stage quantiser.
 
 Usage:
     ./vq_vae_ratek_conv1d.py train.f32 --nnout vq.keras  # K = 14, 22 bits every 20 ms: 1100 bit/s
@@ -43,7 +43,7 @@ CHUNK = 64  # frames of a training sequence; the vectors of a chunk are predicte
 BATCH = 16  # chunks
 STEPS = 12_000  # training steps, a batch each, that the default of --epochs comes to
 FIRST_STEPS = 250  # without the quantiser; in thousands the encoder's output would grow unbounded
-ROUNDS = 40  # lines printed and evaluations made during a training
+EVALUATIONS = 40  # lines printed and evaluations made during a training
 LEARNING_RATE = 2e-3  # falls to 0 along a cosine
 CLIP_NORM = 0.5  # of all gradients, mostly 0.2 to 0.4 together; one bad batch ruined a training
 TRAIN_MBEST = 4  # partial sums that the search in training carries from stage to stage
@@ -60,7 +60,7 @@ KMEANS = 60_000  # vectors that k-means sees
 SEARCHED = 400_000  # frames that the sender codes, at most, for the decoder to be refined on
 SEQUENCE = 64  # vectors of a sequence of these
 REFINE_PATHS = 8  # of this search; more take long
-EXPECTED = 125  # sequences that tell what the search makes of a vector on average
+EXPECTATION_SEQUENCES = 125  # sequences that tell what the search makes of a vector on average
 REFINE_EPOCHS = 20  # passes through these
 REFINE_RATE = 2e-4  # highest learning rate of the decoder when it is refined
 PROGRESS = 16_384  # frames of a part that the lines printed during a training are of, at most
@@ -231,7 +231,7 @@ class VectorQuantizer(layers.Layer):
         """
         predicted = ops.matmul(before, self.predictor)
         residual = ops.reshape(z - predicted, (-1, self.dim))
-        indices = search.nearest_sums(residual, self.codebooks, m_best)[:, 0]
+        indices = search.nearest_sums(residual, self.codebooks, m_best)
         return predicted + ops.reshape(self.decode(indices), ops.shape(z)), indices
 
     def quantise_all(self, z):
@@ -293,8 +293,8 @@ class VectorQuantizer(layers.Layer):
             residual = target - before @ ops.convert_to_numpy(self.predictor)
             residual = residual.reshape(-1, self.dim)
             self.codebooks.assign(fit_kmeans(residual, self.stages, self.M, 3, rng))
-            for part in np.array_split(np.arange(len(z)), 16):  # bounds the memory for distances
-                z_hat[part], _ = self.quantise(target[part], before[part], 1)
+            for some in np.array_split(np.arange(len(z)), 16):  # bounds the memory for distances
+                z_hat[some], _ = self.quantise(target[some], before[some], 1)
 
     def update_codebooks(self, error, indices):
         """EMA update towards the mean of the assigned vectors; error [n][dim] is z − z_hat."""
@@ -356,8 +356,10 @@ def inputs_after(dec, low_delay):
 def build_network(mean, args):
     """Network from frames [n][frames][K] to decoded ones; `mean` [K] is that of the training part.
 
-    Its layers are encoder, quantizer and decoder.  Encoder and decoder are two convolutions each,
-    one of them strided, and a residual block beside the inner one.
+    Its layers are encoder, quantizer and decoder.  Encoder: a convolution over frames, then two
+    strided ones side by side, one linear, one with gelu and a residual block; z_e is their sum.
+    Decoder: a convolution over vectors and a residual block, joined with z_q, then a transposed
+    strided convolution and a convolution over frames.
     """
     K, dim, dec = args.eband_K, args.embedding_dim, args.dec
     kernel = 2 * dec + 3  # frames, of the strided layers
@@ -439,7 +441,8 @@ def random_filter(chunks, args, rng):
 def random_chunks(x, n, args, rng):
     """Filtered chunks [n][CHUNK][K] from anywhere in x [frames][K], and weights of their frames.
 
-    Half of the frames of a chunk count, or as many as there are in any.  Weights are [n][CHUNK].
+    At least half of the frames of a chunk count, or as many as there are in any.  Weights are
+    [n][CHUNK].
     """
     counted = spectra.is_counted(x, args.lower)
     in_chunk = np.convolve(counted, np.ones(CHUNK), "valid")  # [first frame of a chunk]
@@ -495,17 +498,16 @@ def train(network, data, args, rng):
 
         model = keras.Model(network.inputs, network.outputs)  # the network has no optimiser
         model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), **options)
-        for end in np.linspace(0, steps, min(ROUNDS, steps) + 1).astype(int)[1:].tolist():
+        for end in np.linspace(0, steps, min(EVALUATIONS, steps) + 1).astype(int)[1:].tolist():
             chunks, weights = random_chunks(x, (end - done) * BATCH, args, rng)
             model.fit(chunks, chunks, BATCH, sample_weight=weights, verbose=0)
             done = end
-            seen = {"step": done, "SD": {}}
-            for part in ("held-out", "train"):
-                sd, seen["residual"], seen["indices"] = look(network, some[part], args)
-                seen["SD"][part] = sd
+            held_out_sd, _, _ = look(network, some["held-out"], args)
+            train_sd, residual, indices = look(network, some["train"], args)  # what the film shows
+            seen = {"step": done, "SD": {"held-out": held_out_sd, "train": train_sd}}
+            seen |= {"residual": residual, "indices": indices}
             history.append({**seen, "codebooks": ops.convert_to_numpy(quantizer.codebooks)})
-            text = ", ".join(f"{part} {sd:.2f}" for part, sd in seen["SD"].items())
-            progress.show(done, f"SD {text} dB²")
+            progress.show(done, f"SD held-out {held_out_sd:.2f}, train {train_sd:.2f} dB²")
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # main() saves the network before it prints anything
     return history, done, done < steps
@@ -559,15 +561,15 @@ def refine(coder, decoder, frames, weights, lower):
     of them.
     """
     n, length, K = frames.shape
-    progress, indices = plumbing.Progress(ROUNDS, "search"), []
+    progress, indices = plumbing.Progress(EVALUATIONS, "search"), []
     try:
-        some = np.unique(np.linspace(0, n - 1, EXPECTED).astype(int))
+        some = np.unique(np.linspace(0, n - 1, EXPECTATION_SEQUENCES).astype(int))
         coder.expected = expectation(coder, frames[some], weights[some], lower)
         sender = search.Sender(
             coder, search.usual_lookahead_ms(coder), lower=lower, paths=REFINE_PATHS
         )
-        for done, part in enumerate(np.array_split(frames.reshape(-1, K), ROUNDS), 1):
-            indices.append(sender.push(part))
+        for done, piece in enumerate(np.array_split(frames.reshape(-1, K), EVALUATIONS), 1):
+            indices.append(sender.push(piece))
             progress.show(done, "what the decoder is refined on")
         indices.append(sender.flush())
         z = coder.vectors(np.concatenate(indices)).reshape(n, -1, coder.dim)

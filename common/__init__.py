@@ -1,3 +1,3 @@
-"""What no experiment changes: spectra, search, pitch, networks, plots and plumbing.  Nothing here
-imports a script.
+"""What no experiment changes: spectra, sound, pitch, search with its classical quantiser, networks,
+plots and plumbing.  Nothing here imports a script.
 """

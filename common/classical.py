@@ -2,10 +2,10 @@
 
 Blocks of `dec` frames, minus the mean frame, become vectors u[t] by a KLT.  What a matrix predicts
 from the decoded vector before is subtracted, and the rest is quantised in stages: u_hat[t] =
-u_hat[t − 1] @ predictor + one codeword per stage.  A linear smoother makes the frames of a block of
-its vector and those next to it.  Nothing is trained by gradients: predictor and smoother are ridge
-regressions, the codebooks k-means, on vectors coded in closed loop.  common/search.py codes with
-it.
+u_hat[t − 1] @ predictor + one codeword per stage.  A linear smoother computes the frames of a block
+from its vector and the two beside it.  Nothing is trained by gradients: predictor and smoother are
+ridge regressions, the codebooks k-means, on vectors coded in closed loop.  Its sender and receiver
+are in common/search.py.
 
 Units: frames float32 [n][K] in dB; the KLT is orthonormal, so errors of u are in dB, too.
 """
@@ -17,7 +17,7 @@ import numpy as np
 DIM = 48  # vectors have this many values at most; bits for more of them would be wasted
 CHAIN = 100  # blocks that are coded one after the other in training
 BLOCKS = 40_000  # that each round of the training sees
-KMEANS = 6  # passes of k-means for each stage of the first codebooks
+KMEANS_PASSES = 6  # passes of k-means for each stage of the first codebooks
 ROUNDS = 8  # of coding, fitting the predictor and the codebooks
 JOINT = 3  # passes over the stages in each round
 PATHS = 4  # that the search in training keeps
@@ -27,6 +27,7 @@ QUIET = 0.02  # weight of a block without counted frames
 LARGEST_GROWTH = 0.98  # of an error of the predictor, per vector; smaller with enough speech
 SPOKEN = 0.25  # share of the frames of a chain that must count
 SIDE = 1  # blocks each side that the smoother looks at
+AT_ONCE = 8192  # vectors whose distances to all codewords are in memory
 START = 5  # blocks of a chain that figures and smoother leave out, as nothing was coded before
 RIDGE = 1e-3  # share of the mean variance that is added to the diagonal of a regression
 
@@ -50,9 +51,14 @@ def decode(z, mean, smoother):
 def pack(codebooks, **arrays):
     """Arrays for an archive; codewords in 8 bits with one scale per stage and dimension."""
     arrays = {f"classical_{name}": np.float16(values) for name, values in arrays.items()}
-    scale = np.float32(np.abs(codebooks).max(axis=1) / 127 + 1e-9)  # [stages][dim]
-    arrays["classical_codebooks"] = np.int8(np.rint(codebooks / scale[:, None]))
-    return {**arrays, "classical_scale": scale}
+    in_8_bits, scale = round_to_8_bits(codebooks)
+    return {**arrays, "classical_codebooks": in_8_bits, "classical_scale": scale}
+
+
+def round_to_8_bits(codebooks):
+    """Codebooks [stages][M][dim] as int8, and the value of one unit, float32 [stages][dim]."""
+    scale = np.float32(np.abs(codebooks).max(axis=1) / 127 + 1e-9)
+    return np.int8(np.rint(codebooks / scale[:, None])), scale
 
 
 def unpack(arrays):
@@ -111,7 +117,8 @@ def train(x, counted, dec, stages, M, rng, filtered=None, report=print):
         rest = target[:, 1:] - u_hat[:, :-1] @ predictor
         codebooks = update(rest, indices[:, 1:], w[:, 1:], codebooks, PRIOR * number, rng)
     arrays = {"mean": mean, "klt": klt, "predictor": rounded(predictor)}
-    codebooks = unpack(pack(codebooks, **arrays, smoother=0))["codebooks"]
+    in_8_bits, scale = round_to_8_bits(codebooks)
+    codebooks = in_8_bits * scale[:, None]  # those that the archive will hold
     chains = rng.permutation(len(u))[: BLOCKS // CHAIN]
     target, w = u[chains], weight[chains]
     _, u_hat = code(target, w, codebooks, arrays["predictor"])
@@ -152,10 +159,10 @@ def fit_smoother(u_hat, v, weight):
     return matrix.reshape(2 * SIDE + 1, -1, v.shape[2])
 
 
-def nearest(x, codebook, block=8192):
+def nearest(x, codebook):
     """Number [n] of the codeword nearest to each x [n][dim]."""
     power = (codebook**2).sum(axis=1) / 2
-    parts = [x[i : i + block] @ codebook.T - power for i in range(0, len(x), block)]
+    parts = [x[i : i + AT_ONCE] @ codebook.T - power for i in range(0, len(x), AT_ONCE)]
     return np.concatenate([part.argmax(axis=1) for part in parts])
 
 
@@ -179,7 +186,7 @@ def kmeans_stages(x, stages, M, rng):
     codebooks = []
     for _ in range(stages):
         codebook = x[rng.choice(len(x), M, replace=len(x) < M)]
-        for _ in range(KMEANS):
+        for _ in range(KMEANS_PASSES):
             codebook = means(x, nearest(x, codebook), np.ones(len(x), np.float32), codebook, 1)
         codebooks.append(codebook)
         x = x - codebook[nearest(x, codebook)]
@@ -203,8 +210,8 @@ def update(r, indices, weight, codebooks, prior, rng):
     for stage in range(stages):
         used = np.bincount(indices[:, stage], weight, M)
         rare, often = np.flatnonzero(used < 0.1 * used.mean()), np.argsort(-used)
-        spread = np.sqrt(np.average(error**2, axis=0, weights=weight))
-        noise = rng.normal(0, 0.5, (len(rare), dim)) * spread
+        deviation = np.sqrt(np.average(error**2, axis=0, weights=weight))
+        noise = rng.normal(0, 0.5, (len(rare), dim)) * deviation
         codebooks[stage][rare] = codebooks[stage][often[: len(rare)]] + np.float32(noise)
     return codebooks
 

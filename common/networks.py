@@ -33,7 +33,7 @@ class Quantiser(NamedTuple):
     predictor: np.ndarray  # float32 [dim][dim]; zeros where nothing is predicted
     expected: np.ndarray  # float32 [dim][dim]: on average z_hat is z @ expected
     options: dict  # those it was trained with
-    baseline: dict  # arrays of the classical quantiser
+    baseline: dict  # arrays of the classical quantiser; "shape" of the training vectors
     fingerprint: int  # uint32, of all that the receiver needs to know
 
 

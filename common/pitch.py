@@ -33,7 +33,7 @@ CANDIDATES = 14  # peaks of a frame
 LOOKAHEAD = 3  # frames; 10 more change 1 % of the voiced ones
 VOICED = 0.45  # autocorrelation, 1 for a periodic signal, above which a loud frame is voiced
 SILENT = 0.02  # frames whose peak is this far below the loudest are hardly voiced
-DECAY = 0.9998  # per frame, of the loudest peak: 9 dB per minute
+DECAY = 0.9998  # per frame, of the loudest peak: 10 dB per minute
 QUIETEST = 100.0  # the loudest peak is never taken to be less
 OCTAVE_COST = 0.01  # per octave downwards: of two equally high peaks the higher pitch wins
 JUMP_COST = 0.35  # per octave from frame to frame
@@ -81,14 +81,14 @@ class Tracker:
     """Pitch [n] of frame after frame of a stream of samples.
 
     Frame n is centred at sample 80 (n − 1), as in c2sim.py, and its window ends with the frame's
-    last sample.  A frame's pitch is decided `lookahead` frames later.
+    last sample.  A frame's pitch is decided LOOKAHEAD frames later.
     """
 
-    def __init__(self, lookahead=LOOKAHEAD):
-        self.lookahead = lookahead
+    def __init__(self):
         self.past = np.zeros(WINDOW - N)  # samples before the next frame
         self.loudest = QUIETEST
         self.score = None  # of the best path to each candidate of the last frame; 0 is unvoiced
+        self.last = None  # these candidates
         self.pitches = []  # [1 + CANDIDATES] of the frames that are not decided yet
         self.back = []  # candidate of the frame before, on the best path to each of theirs
 
@@ -99,23 +99,22 @@ class Tracker:
         frames = sliding_window_view(x, WINDOW)[::N]
         peaks = np.abs(frames - frames.mean(axis=1, keepdims=True)).max(axis=1)
         strengths, lags = candidates(frames)
-        unvoiced = [VOICED + self.quietness(peak) for peak in peaks]
-        strengths = np.column_stack([unvoiced, strengths])
+        strengths = np.column_stack([[self.unvoiced_strength(peak) for peak in peaks], strengths])
         pitches = np.column_stack([np.full(len(lags), np.nan), np.log2(FS_HZ / lags)])
         decided = []
         for frame_strengths, frame_pitches in zip(strengths, pitches, strict=True):
             self.extend(frame_strengths, frame_pitches)
-            if len(self.pitches) > self.lookahead:
+            if len(self.pitches) > LOOKAHEAD:
                 decided.append(self.decide())
         return np.array(decided)
 
-    def quietness(self, peak):
-        """0 for the next frame if its peak is loud, up to 2 for silence, which is hardly voiced.
+    def unvoiced_strength(self, peak):
+        """Update the loudest peak so far by that of the next frame; strength of no voice in it.
 
-        Loud is what is not far below the loudest peak so far, which this keeps.
+        VOICED if the frame is loud, up to 2 more for silence, which is then never voiced.
         """
         self.loudest = max(self.loudest * DECAY, peak)
-        return max(2 - peak / self.loudest * (1 + VOICED) / SILENT, 0)
+        return VOICED + max(2 - peak / self.loudest * (1 + VOICED) / SILENT, 0)
 
     def flush(self):
         """Pitch [n] of the frames that are left."""
@@ -254,18 +253,13 @@ class Codes:
         """
         pitch = state.pitch[:, None, None]
         start = np.where(state.kind == UNVOICED, 0, state.pitch)[:, None, None]
-        blocks = clip(start + self.blocks[state.kind])
+        blocks = np.clip(start + self.blocks[state.kind], LOWEST, HIGHEST)
         before = pitch + self.offset[:, None] + self.slope[:, None] * (RISE - 1) * BLOCK
         is_known = (state.kind == BEGUN)[:, None] & (np.arange(BLOCK) >= state.first[:, None])
-        return blocks, np.where(is_known[:, None], clip(before), np.nan)
+        return blocks, np.where(is_known[:, None], np.clip(before, LOWEST, HIGHEST), np.nan)
 
 
-def clip(pitches):
-    """Pitches within what is ever decoded."""
-    return np.minimum(np.maximum(pitches, LOWEST), HIGHEST)
-
-
-def follow(state, blocks):
+def states_after(state, blocks):
     """States after the blocks [n][4] that follow these states."""
     is_voiced = ~np.isnan(blocks[:, -1])
     has_begun = is_voiced & (state.kind == UNVOICED)
@@ -277,7 +271,7 @@ def follow(state, blocks):
 # ------------------------------------------------------------------------------- sender
 
 PATHS = 12
-KEPT = 60  # extended paths among which those with different states are looked for
+COMPARED = 60  # extended paths among which those with different states are looked for
 LAG = 3  # blocks between an index and the newest block that the search has seen
 SCALE = np.log2(1.03)  # octaves; a pitch that is 3 % off costs 1,
 MOST = 6  # one that is further off never more than this
@@ -321,10 +315,14 @@ class Sender:
     def push(self, pitches):
         """List of the indices, none or one, that are decided once this block [4] is known."""
         costs, blocks = self.extend(pitches)
-        best = np.sort(np.argpartition(costs, KEPT, axis=None)[:KEPT])  # of equal ones the first
+        best = np.sort(
+            np.argpartition(costs, COMPARED, axis=None)[:COMPARED]
+        )  # of equal ones the first
         best = best[np.argsort(costs.ravel()[best], kind="stable")]
         parent, index = np.divmod(best, costs.shape[1])
-        state = follow(State(*(values[parent] for values in self.state)), blocks[parent, index])
+        state = states_after(
+            State(*(values[parent] for values in self.state)), blocks[parent, index]
+        )
         # of several that lead to about the same state the best one is enough
         nearby = np.where(state.kind == UNVOICED, 0, np.rint(state.pitch * 500))
         _, first = np.unique([state.kind, state.first, nearby], axis=1, return_index=True)
@@ -385,7 +383,7 @@ class Receiver:
             if self.state.kind == BEGUN:
                 self.block = before[0, index]
         decided = self.flush()
-        self.state, self.block = follow(self.state, block[None]), block
+        self.state, self.block = states_after(self.state, block[None]), block
         return decided
 
     def flush(self):

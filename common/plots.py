@@ -99,7 +99,7 @@ def page_through(draw, nb_pages, name, plot_dir, first=0):
     shown = nb_pages if plot_dir else min(nb_pages, PAGES_WITHOUT_DISPLAY)
     for page in range(shown):
         pager.show(page)
-        save_picture(pager.fig, f"{name}_{page + 1}.png", plot_dir or ".", pager.fig.savefig)
+        save_picture(pager.fig, f"{name}_{page + 1}.png", plot_dir, pager.fig.savefig)
     plt.close(pager.fig)
     if shown < nb_pages:
         print(f"no display: {shown} of {nb_pages} pages were written, --plot_dir DIR writes all")

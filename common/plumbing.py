@@ -140,24 +140,18 @@ def epilog(docstring):
 
 
 @contextlib.contextmanager
-def replacing(*filenames):
-    """New files, one beside each of `filenames`, which they replace if the block goes well.
-
-    A list of their names, or one name for one file.  If anything fails, no file is changed.
-    """
-    pairs = [(new_name(filename), filename) for filename in filenames]
+def replacing(filename):
+    """Name of a new file beside `filename`, which it replaces if the block goes well."""
+    new = new_name(filename)
     try:
-        yield pairs[0][0] if len(pairs) == 1 else [new for new, _ in pairs]
-        for new, filename in pairs:
-            os.replace(new, os.path.realpath(filename))  # a link stays a link
+        yield new
+        os.replace(new, os.path.realpath(filename))  # a link stays a link
     except OSError as error:
-        for new, filename in pairs:
-            if error.filename in (new, None):  # a full disk does not say which file it was for
-                error.filename = filename
+        if error.filename in (new, None):  # a full disk does not say which file it was for
+            error.filename = filename
         raise
     finally:
-        for new, _ in pairs:
-            Path(new).unlink(missing_ok=True)
+        Path(new).unlink(missing_ok=True)
 
 
 def write_all(outputs):

@@ -25,11 +25,13 @@ SPAN_SHARE = 0.99  # of what a vector changes lies in the frames that the search
 LOOKAHEAD_MS = 40  # 80 gain nothing
 PATHS = 32  # 8 take half the time, for 1 to 6 % of SD
 M_BEST = 128  # partial sums that the search carries from stage to stage, of all paths together
-STAND_INS = 1  # vectors of the look-ahead that are not decided on when a path is compared
-FINE = 0.4  # bits per value: with fewer, what stands in is too unlike the vectors to come, so that
-CLASSICAL_FINE = 0.7  # the only vector of a short look-ahead had better be decided on, too
+STAND_INS = 1  # vectors of the look-ahead for which `expected` stands in when paths are compared
+# bits per value.  With fewer, a quantised vector is too unlike the encoder's output: then a
+# look-ahead of one vector is better spent on deciding on that vector, too
+STAND_IN_BITS = 0.4
+CLASSICAL_STAND_IN_BITS = 0.7
 FAR = np.float32(1e30)  # cost of a path that is dropped
-BLOCK = 32  # vectors that receive() decodes at once
+AT_ONCE = 32  # vectors that receive() decodes at once
 
 
 # ---------------------------------------------------------------- what sender and receiver know
@@ -51,7 +53,7 @@ class Coder:
     encode: Callable  # frames [b][v · dec][K] → vectors [b][v][dim]
     decode: Callable  # vectors [b][v][dim] → frames [b][v · dec][K]
     expected: np.ndarray | None = None  # float32 [dim][dim]: z_hat is about z @ expected; None: z
-    fine: float = FINE  # bits per value from which on a single vector of look-ahead stands in
+    stand_in_bits: float = STAND_IN_BITS  # per value, at least, for a stand-in in a look-ahead of 1
     encoder_reach: tuple | None = None
     decoder_reach: tuple | None = None
 
@@ -71,7 +73,7 @@ class Coder:
         """How many of so many vectors of look-ahead stand in for those to come."""
         stages, M, _ = self.codebooks.shape
         bits_per_value = stages * np.log2(M) / (self.dec * self.K)
-        if lookahead == 1 and bits_per_value < self.fine:
+        if lookahead == 1 and bits_per_value < self.stand_in_bits:
             return 0
         return min(STAND_INS, lookahead)
 
@@ -134,29 +136,17 @@ def baseline_of(quantiser):
 
 
 def coder_of_kmeans(codebooks, dec, K):
-    """The Coder of k-means, stage by stage: codebooks [stages][M][dec · K], of dec frames each.
-
-    With codebooks [stages][M][K] every dec-th frame is sent, and the others lie on straight lines.
-    """
+    """The Coder of k-means, stage by stage: codebooks [stages][M][dec · K], of dec frames each."""
 
     def encode(frames):
-        return frames[:, ::dec] if sends_one else frames.reshape(len(frames), -1, dec * K)
+        return frames.reshape(len(frames), -1, dec * K)
 
     def decode(z):
-        if not sends_one:
-            return z.reshape(len(z), -1, K)
-        following = np.concatenate([z[:, 1:], z[:, -1:]], axis=1)
-        weight = np.arange(dec, dtype=np.float32)[:, None] / dec  # of the following vector
-        frames = (1 - weight) * z[:, :, None] + weight * following[:, :, None]
-        return frames.reshape(len(z), -1, K)
+        return z.reshape(len(z), -1, K)
 
-    codebooks = np.float32(codebooks)
-    sends_one = codebooks.shape[2] == K
-    if sends_one:
-        reaches = {"encoder_reach": (0, 0), "decoder_reach": (1 - dec, dec - 1)}
-    else:
-        reaches = {"encoder_reach": (0, dec - 1), "decoder_reach": (0, dec - 1)}
-    return Coder(codebooks, None, dec, K, encode, decode, **reaches)
+    own = (0, dec - 1)  # vectors share no frames
+    reaches = {"encoder_reach": own, "decoder_reach": own}
+    return Coder(np.float32(codebooks), None, dec, K, encode, decode, **reaches)
 
 
 def coder_of_classical(arrays):
@@ -171,7 +161,7 @@ def coder_of_classical(arrays):
         encode=lambda frames: classical.encode(frames, arrays["mean"], arrays["klt"]),
         decode=lambda z: classical.decode(z, arrays["mean"], arrays["smoother"]),
         expected=arrays["expected"],
-        fine=CLASSICAL_FINE,
+        stand_in_bits=CLASSICAL_STAND_IN_BITS,
     )
 
 
@@ -267,9 +257,9 @@ def largest(scores, k):
     return pick(best, number // size) * size + number % size
 
 
-def nearest_sums(x, codebooks, m_best, candidates=1):
-    """Indices int32 [n][candidates][stages] of the sums of codewords nearest to x [n][dim], the
-    best first; codebooks [stages][M][dim].
+def nearest_sums(x, codebooks, m_best):
+    """Indices int32 [n][stages]: the sum of codewords nearest to each x [n][dim]; codebooks
+    [stages][M][dim].
 
     Carries the m_best best partial sums to the next stage, so it may miss the nearest sum.
     """
@@ -284,11 +274,11 @@ def nearest_sums(x, codebooks, m_best, candidates=1):
         columns = ops.concatenate([c, ops.ones_like(c_power), -c_power], axis=1)
         scores = ops.matmul(rows, ops.transpose(columns))
         scores = ops.reshape(scores, (-1, indices.shape[1] * M))
-        best = largest(scores, candidates if stage + 1 == stages else m_best)
+        best = largest(scores, 1 if stage + 1 == stages else m_best)
         index, parent = best % M, best // M
         residual = pick(residual, parent) - ops.take(c, index, axis=0)
         indices = ops.concatenate([pick(indices, parent), index[:, :, None]], axis=2)
-    return indices
+    return indices[:, 0]
 
 
 # ---------------------------------------------------------------- sender
@@ -337,11 +327,12 @@ class Slope:
 class Sender:
     """Turns a stream of frames into a stream of indices.
 
-    Paths are extended by vector c when the encoder's outputs up to vector c + stand_ins are known.
-    What quantising makes of these on average stands in for the vectors to come, and then what it
-    makes of the encoder's outputs for later frames, as far as these are there.  Then the index of
-    vector c − lag on the best path is sent, and paths that disagree with it are dropped.  lag and
-    stand_ins together are the look-ahead.
+    A path is a sequence of indices; the best `paths` of them are kept.  A path is extended by
+    vector c once the encoder's outputs up to vector c + stand_ins are known, and judged by the
+    frames that would be decoded.  These also depend on vectors after c, which are not chosen yet.
+    In their place stands z_e @ expected; where not all frames of z_e have come, the newest frame is
+    repeated, and further ahead stands the prediction.  Then the index of vector c − lag on the best
+    path is sent, and paths that disagree with it are dropped.  The look-ahead is lag + stand_ins.
 
     Every step computes with arrays of the same shapes, so indices do not depend on how many frames
     come at once.
@@ -419,18 +410,18 @@ class Sender:
         """Frames that must have come before the next vector is encoded."""
         return self.encoded * self.coder.dec + self.coder.encoder_reach[1] + 1
 
-    def known(self, first, n, nb_known):
-        """Frames [n][K] from number `first` on, of nb_known; the outer ones are repeated."""
-        numbers = np.clip(np.arange(first, first + n), 0, nb_known - 1)
+    def window(self, first, n, nb_seen):
+        """Frames [n][K] from number `first` on; the first and last of the nb_seen are repeated."""
+        numbers = np.clip(np.arange(first, first + n), 0, nb_seen - 1)
         return self.frames[numbers - self.first]
 
-    def step(self, nb_known):
+    def step(self, nb_seen):
         """Encode the next vector and extend the paths by the one that is due; list of the indices
-        [stages] that are sent then.  Only frames below number nb_known are looked at.
+        [stages] that are sent then.  Only frames below number nb_seen are looked at.
         """
         dec, here = self.coder.dec, self.before
         first, length = self.encoded - here, here + 1 + 2 * self.after  # vectors
-        x = self.known(first * dec, length * dec, nb_known)
+        x = self.window(first * dec, length * dec, nb_seen)
         z_e = np.asarray(self.coder.encode(x[None]))[0]
         self.z_e.append(z_e[here])
         self.encoded += 1
@@ -440,7 +431,7 @@ class Sender:
         for _ in range(self.around + 1 - len(outputs)):
             outputs.append(self.coder.predict(outputs[-1]))
         outputs = np.stack(outputs[: 1 + self.around])
-        self.extend(outputs[0], outputs[1:] @ self.coder.expected, nb_known)
+        self.extend(outputs[0], outputs[1:] @ self.coder.expected, nb_seen)
         self.z_e.pop(0)
         self.extended += 1
         if self.extended <= self.lag:
@@ -451,14 +442,14 @@ class Sender:
         self.sent += 1
         return [index]
 
-    def extend(self, z_e, later, nb_known):
+    def extend(self, z_e, later, nb_seen):
         """Extend the paths by one vector, of which the encoder makes z_e [dim]; later [around][dim]
         stand in for those after it.
         """
         dec, slope = self.coder.dec, self.slope
         numbers = self.extended * dec + np.arange(slope.first, slope.last + 1)
-        x = self.known(numbers[0], self.nb_frames, nb_known)
-        counts = spectra.is_counted(x, self.lower) & (numbers >= 0) & (numbers < nb_known)
+        x = self.window(numbers[0], self.nb_frames, nb_seen)
+        counts = spectra.is_counted(x, self.lower) & (numbers >= 0) & (numbers < nb_seen)
         weight = np.float32(counts)[:, None]
         if self.past is None:
             self.past = np.tile(z_e, (self.paths, self.around, 1))
@@ -547,7 +538,7 @@ class Receiver:
         self.z = []  # received vectors [dim] that are still needed, lost ones filled in
         self.first = self.received = self.decoded = 0  # the first of these; vectors so far
         self.predicted_from = np.zeros((1, coder.dim), np.float32)
-        self.known = None  # the last vector that was not lost
+        self.last_received = None  # the last vector that was not lost
         self.nb_lost = 0  # vectors since then
 
     def push(self, indices):
@@ -577,10 +568,10 @@ class Receiver:
             return
         self.predicted_from = self.coder.following(self.predicted_from, index[None])
         z = self.predicted_from[0]
-        before = z if self.known is None else self.known
+        before = z if self.last_received is None else self.last_received
         for i in range(1, min(self.nb_lost, len(self.z)) + 1):  # the last one first
             self.z[-i] = z + (before - z) * np.float32(i / (self.nb_lost + 1))
-        self.known, self.nb_lost = z, 0
+        self.last_received, self.nb_lost = z, 0
         self.z.append(z)
 
     def decode(self):
@@ -591,8 +582,7 @@ class Receiver:
         frames = np.asarray(self.coder.decode(np.stack([self.z[i] for i in numbers])[None]))[0]
         self.decoded += self.block
         oldest = max(self.decoded - self.before, 0)
-        self.z = self.z[max(oldest - self.first, 0) :]
-        self.first = max(oldest, self.first)
+        self.z, self.first = self.z[oldest - self.first :], oldest
         return frames[self.before * self.coder.dec :][: self.block * self.coder.dec]
 
 
@@ -607,5 +597,5 @@ def send(coder, x, lookahead_ms=LOOKAHEAD_MS, **options):
 
 def receive(coder, indices, n):
     """The first n frames [n][K] that indices [v][stages] stand for."""
-    receiver = Receiver(coder, BLOCK)
+    receiver = Receiver(coder, AT_ONCE)
     return np.concatenate([receiver.push(indices), receiver.flush()])[:n]

@@ -20,10 +20,10 @@ HARMONICS = np.arange(MAX_AMP + 1)  # columns of A
 FLOOR_DB = -20  # lowest value that is coded: the rounding noise of 16 bit samples
 ACTIVE_DB = 16  # active frames are less than this below the active level, as in ITU-T P.56
 NORMAL_DB = 64  # usual active level of speech, dB re 1 LSB rms: 26 dB below full scale
-# below this active level the frames that do not count at all are no longer only the pauses: of the
-# frames that count at 67 dB, SD of vectors is 8 % (K = 14) and 38 % (K = 20) larger at 55 dB
+# speech with a lower active level gets a warning, as weak speech then falls below --lower.  67 dB
+# speech made 55 dB has 8 % (K = 14) and 38 % (K = 20) more SD over the frames that counted before
 QUIET_DB = 55
-TYPICAL_F0_HZ = 200  # with which active levels of K = 20 vectors are those of their bands
+TYPICAL_F0_HZ = 200  # assumed for levels of K = 20 vectors: within 4 dB of those of the bands
 TWO_PI = 6.283185307  # as Codec 2 has it
 
 BAND_HZ = [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2000, 2400, 2800, 3200, 4000]
@@ -135,7 +135,7 @@ def print_level(name, levels, file=None):
 
 
 def shape_statistics(vectors):
-    """Mean and spread, float32 [2][K], of the shapes of vectors [n][K] in dB.
+    """Mean and standard deviation, float32 [2][K], of the shapes of vectors [n][K] in dB.
 
     A shape is a vector without its mean.  A network keeps those of the vectors that it was trained
     on.
@@ -145,19 +145,19 @@ def shape_statistics(vectors):
 
 
 def shape_distance(vectors, statistics):
-    """How far the shapes of vectors [n][K] are from that mean, rms, in units of that spread.
+    """How far the shapes of vectors [n][K] are from that mean, rms, in units of that deviation.
 
-    1 for the vectors that the statistics [2][K] are of, 0.9 to 1.1 for other speech, 1.5 for K = 20
+    1 for the vectors that the statistics [2][K] are of, 0.7 to 1.3 for other speech, 1.5 for K = 20
     vectors that are taken for K = 14.
     """
-    mean, spread = statistics
+    mean, deviation = statistics
     shapes = vectors - vectors.mean(axis=1, keepdims=True)
-    deviations = (shapes - mean) / np.maximum(spread, 0.1)
+    deviations = (shapes - mean) / np.maximum(deviation, 0.1)
     return np.sqrt(np.mean(np.square(deviations, dtype=np.float64)))
 
 
 def shape_change(vectors, statistics):
-    """How far a shape of vectors [n][K] is from the one before, rms, in units of that spread.
+    """How far a shape of vectors [n][K] is from the one before, rms, in units of that deviation.
 
     0.2 to 0.5 for speech every 10 ms, 0.6 to 0.9 every 40 ms, 1.3 to 3.2 for another K.
     """

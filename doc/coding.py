@@ -177,34 +177,6 @@ def receive_wrong(folder, name, which, errors, rate):
     return measure.kept(folder / file, make)
 
 
-def kmeans_lines(folder, name):
-    """x_hat [n][K]: multi-stage k-means of every dec-th vector, straight lines between; or None.
-
-    This is the baseline of older versions of these pages.
-    """
-    from common import networks
-
-    quantiser = networks.load_quantiser(NETWORKS / f"{name}.keras")
-    codebooks, dec = quantiser.baseline.get("kmeans"), quantiser.options["dec"]
-    if codebooks is None:
-        return None
-
-    def make():
-        x = np.maximum(vectors(folder, kind_of(name)), spectra.FLOOR_DB)
-        sent = x[::dec]
-        quantised = np.zeros_like(sent)
-        books = np.float32(codebooks)
-        for start in range(0, len(sent), 256):
-            found = search.nearest_sums(sent[start : start + 256], books, 16)
-            for book, index in zip(books, np.asarray(found)[:, 0].T, strict=True):
-                quantised[start : start + 256] += book[index]
-        numbers = np.arange(len(sent)) * dec
-        return {"x_hat": measure.interpolate(quantised, numbers, len(x))}
-
-    digits = measure.key(codebooks.tobytes())
-    return measure.kept(folder / f"{name}_lines_{digits}.npz", make)["x_hat"]
-
-
 # ---------------------------------------------------------------- speech
 
 

@@ -85,10 +85,8 @@ def make_row(label, K, bit_rate, delay_ms, x_hat, folder, speech):
 
 
 def make_rows(speech):
-    """{(network, which)}: Row of all quantisers; "lines" and "floor" interpolate on straight lines.
-
-    "lines" was the baseline of older versions of these pages; "floor" is the same with vectors that
-    are not quantised.
+    """{(network, which)}: Row of all quantisers; "floor" is straight lines between vectors that are
+    not quantised.
     """
     folder = coding.folder_of(speech)
     rows = {}
@@ -103,10 +101,6 @@ def make_rows(speech):
         floor = measure.straight_lines(coding.vectors(folder, K), dec)
         label = f"not quantised, straight lines over {dec * 10} ms"
         rows[f"K{K}", f"floor {dec}"] = make_row(label, K, None, delay_ms, floor, folder, speech)
-        lines = coding.kmeans_lines(folder, name)
-        if lines is not None:
-            label = f"k-means, straight lines over {dec * 10} ms"
-            rows[name, "lines"] = make_row(label, K, rate, delay_ms, lines, folder, speech)
     return rows
 
 

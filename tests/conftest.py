@@ -20,8 +20,9 @@ from common import spectra
 
 SAMPLE = ROOT / "tests" / "data" / "sample_8k.wav"
 # what makes trainings and searches short
-SHORT = {"KMEANS": 2000, "ROUNDS": 3, "MEASURED": 30, "PICTURES": 2, "HELD_OUT": 1000, "HIDDEN": 16}
-SHORT |= {"SEARCHED": 128, "SEQUENCE": 16, "EXPECTED": 1, "REFINE_EPOCHS": 2}
+SHORT = {"KMEANS": 2000, "EVALUATIONS": 3, "MEASURED": 30, "PICTURES": 2, "HELD_OUT": 1000}
+SHORT |= {"SEARCHED": 128, "SEQUENCE": 16, "EXPECTATION_SEQUENCES": 1, "REFINE_EPOCHS": 2}
+SHORT |= {"HIDDEN": 16}
 SHORT_SEARCH = {"PATHS": 4, "SAMPLES": 64}
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
@@ -62,7 +63,7 @@ def shorten(patch, *scripts):
         for name, value in SHORT.items():
             patch.setattr(script, name, value, raising=False)
     patch.setattr(spectra, "pieces", lambda n_frames, most: np.arange(min(n_frames, most)))
-    for name in ("KMEANS", "ROUNDS", "JOINT"):
+    for name in ("KMEANS_PASSES", "ROUNDS", "JOINT"):
         patch.setattr(classical, name, 1)
 
 
@@ -218,7 +219,7 @@ def write_quantiser(filename, dec=2, K=14, stages=2, M=16, **changed):
 
     options = {"script": "mine", "eband_K": K, "Fs": 8000, "dec": dec, "vq_stages": stages}
     options |= {"num_embedding": M, "embedding_dim": dim, "lower": 10} | changed
-    arrays = {"kmeans": fit(x), "shape": spectra.shape_statistics(x)}
+    arrays = {"kmeans": fit(x.reshape(-1, dec * K)), "shape": spectra.shape_statistics(x)}
     codebooks = fit(blocks @ axes)
     networks.save_quantiser(encoder, decoder, codebooks, None, options, filename, **arrays)
     return filename

@@ -208,8 +208,8 @@ def test_result_does_not_depend_on_the_block(monkeypatch):
     source = speech_file(sample_speech(4)[:-33])
     results = []
     for size in (512, 7):
-        monkeypatch.setattr(c2sim, "BLOCK", size)
-        monkeypatch.setattr(codec2_model, "BLOCK", size)
+        monkeypatch.setattr(c2sim, "AT_ONCE", size)
+        monkeypatch.setattr(codec2_model, "AT_ONCE", size)
         simulate(source, ALL_BUT_RATE_K_IN, "--bands_lower 10")
         simulate(source, "--bands_lower 10 --rateK --rateKin K.f32 -o in.raw")
         simulate("--modelin x.model --phase0 -o model.raw")

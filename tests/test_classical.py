@@ -52,7 +52,7 @@ def test_prediction_paths_and_smoother_gain(trained):
     blocks = correlated(12_000, 1).reshape(-1, DEC * K)
     codebooks = classical.kmeans_stages(blocks, STAGES, M, np.random.default_rng(1))
     blocks = x.reshape(-1, DEC * K)
-    nearest = np.asarray(search.nearest_sums(blocks, codebooks, M))[:, 0]
+    nearest = np.asarray(search.nearest_sums(blocks, codebooks, M))
     decoded = codebooks[0][nearest[:, 0]] + codebooks[1][nearest[:, 1]]
     assert sd < 0.75 * np.mean((blocks - decoded) ** 2)
 

@@ -36,7 +36,7 @@ def test_write_gives_back_the_bytes_that_were_read(tmp_path, monkeypatch):
     source, copy = tmp_path / "source.model", tmp_path / "copy.model"
     frames["phi"][harmonic] = rng.uniform(-30, 30, harmonic.sum())
     source.write_bytes(frames.tobytes())
-    monkeypatch.setattr(codec2_model, "BLOCK", 7)  # 500 is not a multiple of it
+    monkeypatch.setattr(codec2_model, "AT_ONCE", 7)  # 500 is not a multiple of it
     Wo, L, A, phi, voiced = codec2_model.read(source)
     codec2_model.write(Wo, L, A, phi, voiced, copy)
     assert copy.read_bytes() == source.read_bytes()
@@ -75,7 +75,7 @@ BAD_MODELS = {
 @pytest.mark.parametrize("kind", BAD_MODELS)
 def test_bad_model_is_refused(tmp_path, monkeypatch, kind):
     content, what = BAD_MODELS[kind]
-    monkeypatch.setattr(codec2_model, "BLOCK", 2)  # frame 2 is in the second block
+    monkeypatch.setattr(codec2_model, "AT_ONCE", 2)  # frame 2 is in the second block
     filename = tmp_path / "bad.model"
     filename.write_bytes(bytes(content))
     with pytest.raises(FormatError) as error:

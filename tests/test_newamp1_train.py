@@ -27,8 +27,8 @@ def resampled(rate_K, tmp_path_factory):
     return model
 
 
-def test_an_untrained_network_is_the_conventional_decoder_and_follows_the_level():
-    """A harmonic in the centre of every fourth bin: the network and the decoder agree there."""
+def test_an_untrained_network_draws_parabolas_and_follows_the_level():
+    """Those of the conventional decoder for vectors without their mean, in every fourth bin."""
     vectors = np.random.default_rng(0).normal(40, 10, (3, 20)).astype(np.float32)
     network = newamp1_train.build_network()
     dB = keras.ops.convert_to_numpy(network(vectors))

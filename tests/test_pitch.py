@@ -93,7 +93,7 @@ def test_codes_by_hand():
     np.testing.assert_allclose(blocks[1], [np.log2(55) + cell / 2] * 4)
     # 15 levels for each first frame: 1 to 15, 16 to 30 …
     np.testing.assert_allclose(blocks[18], [NAN] + [np.log2(55) + 2.5 * cell] * 3)
-    assert pitch.follow(pitch.START, blocks[18:19]) == ([pitch.BEGUN], blocks[18, 3:], [1])
+    assert pitch.states_after(pitch.START, blocks[18:19]) == ([pitch.BEGUN], blocks[18, 3:], [1])
 
     # then 9 parts of the cell by 6 changes: index 1 is the lowest pitch, falling by 0.3 octaves
     begun = pitch.State(np.array([pitch.BEGUN]), np.array([7.0]), np.array([1]))

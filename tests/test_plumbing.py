@@ -26,11 +26,17 @@ def test_replacing_makes_a_file_whole(tmp_path):
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failure_leaves_all_files_as_they_were(tmp_path, error):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(error), plumbing.replacing(tmp_path / "a", tmp_path / "b") as names:  # noqa: PT012
-        for name in names:
-            with open(name, "w") as file:
-                file.write("half")
+
+    def write(name):
+        with open(name, "w") as file:
+            file.write("half")
+
+    def fail(name):
+        write(name)
         raise error
+
+    with pytest.raises(error):
+        plumbing.write_all({tmp_path / "a": write, tmp_path / "b": fail})
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vq_codec as script
-from common import sound
+from common import networks, sound
 from common.plumbing import FormatError
 from conftest import ROOT, SAMPLE, call
 
@@ -83,7 +83,7 @@ def test_delay_is_what_help_says(coded, capsys):
     speech = np.fromfile(coded / "speech.raw", "<i2", 18 * script.BLOCK)
     for rate, sizes in script.RATES.items():
         assert f"{sizes.delay_ms} ms at {rate} bit/s" in told
-        quantiser = script.load_quantiser(script.NETWORKS / sizes.network, rate)
+        quantiser = networks.load_quantiser(script.NETWORKS / sizes.network)
         widths = script.widths(quantiser, rate)
         writer, reader = script.BitWriter(widths), script.BitReader(widths)
         encoder = script.Encoder(quantiser, sizes.pitch)

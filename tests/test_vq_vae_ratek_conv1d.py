@@ -234,5 +234,5 @@ def test_finite_scalar_quantisation(tmp_path, monkeypatch):
     assert ber["renumbered SD at 10 %"] > ber["without errors SD"]
     quantiser = networks.load_quantiser(net)
     z = np.array(quantiser.encoder(speech_like(100)[None]))[0]
-    nearest = np.array(search.nearest_sums(z, quantiser.codebooks, 4))[:, 0]
+    nearest = np.array(search.nearest_sums(z, quantiser.codebooks, 4))
     np.testing.assert_array_equal(nearest, np.clip(np.rint((z + 1) * 1.5), 0, 3))
