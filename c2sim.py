@@ -254,10 +254,10 @@ class Refinement:
         P = np.pad(P, ((0, 0), (0, 1)))
         chosen = np.empty(len(P), int)
         by_L = np.argsort(self.L[case])
-        for part in np.array_split(by_L, math.ceil(len(P) / 64)):  # of about the same L, for speed
-            bins = self.bins[: self.L[case[part[-1]]]].take(case[part], axis=1)
-            E = P.take(part[:, None] * P.shape[1] + bins).sum(axis=0)  # float32, m ascending
-            chosen[part] = np.argmax(E, axis=1)  # the first one on ties
+        for group in np.array_split(by_L, math.ceil(len(P) / 64)):  # of about the same L, for speed
+            bins = self.bins[: self.L[case[group[-1]]]].take(case[group], axis=1)
+            E = P.take(group[:, None] * P.shape[1] + bins).sum(axis=0)  # float32, m ascending
+            chosen[group] = np.argmax(E, axis=1)  # the first one on ties
         return case * self.Wo.shape[1] + chosen
 
 

@@ -100,10 +100,11 @@ def load(args):
     if args.frame is not None and args.frame > counted[-1]:
         expected = f"expected 0 to {counted[-1]}"
         raise FormatError(f"{args.features}: no --frame {args.frame} to show, {expected}")
-    shape = networks.read_arrays(args.network).get("shape")
-    if shape is not None and shape.shape != (2, K):
-        raise FormatError(f"{args.network}: a network with a shape of {shape.shape}, not (2, {K})")
-    return {"options": options, "vectors": x, "shape": shape}
+    statistics = networks.read_arrays(args.network).get("shape")
+    if statistics is not None and statistics.shape != (2, K):
+        found = f"statistics of shape {statistics.shape}, expected (2, {K})"
+        raise FormatError(f"{args.network}: a network with {found}")
+    return {"options": options, "vectors": x, "statistics": statistics}
 
 
 def codebook_names(stem, stages):
@@ -124,19 +125,19 @@ with plumbing.quiet():  # TensorFlow prints lines that nobody needs
 # ---------------------------------------------------------------- what goes in
 
 
-def look_at(filename, x, options, shape):
+def look_at(filename, x, options, statistics):
     """Print how long and loud the vectors x [n][K] are, and warn when they are not as in training.
 
-    shape [2][K] is what spectra.shape_statistics() gave of the training vectors, or None.
+    statistics [2][K] is what spectra.shape_statistics() gave of the training vectors, or None.
     """
     if (options["eband_K"], options["Fs"]) in spectra.KINDS:
         spectra.print_level(filename, spectra.frame_levels(x, options["Fs"]))
     counted = x[spectra.is_counted(x, options["lower"])]
     print(f"frames above {options['lower']:g} dB: {len(counted)} of {len(x)}")
-    if shape is None:
+    if statistics is None:
         return
-    change = spectra.shape_change(counted, shape)
-    distance = spectra.shape_distance(counted, shape)
+    change = spectra.shape_change(counted, statistics)
+    distance = spectra.shape_distance(counted, statistics)
     print(f"distance from the training vectors: {distance:.2f}, usual is 0.7 to 1.3")
     if change > MOST_CHANGE:
         why = f"vectors change by {change:.2f} from frame to frame, speech by 0.2 to 0.5"
@@ -260,7 +261,7 @@ def main(args, data):
         return
     x, lower = data["vectors"], options["lower"]
     stages = args.stages or options["vq_stages"]
-    look_at(args.features, x, options, data["shape"])
+    look_at(args.features, x, options, data["statistics"])
     coders = make_coders(quantiser, args.lookahead)
     print_rate(coders, stages, options["num_embedding"], options["dec"])
     figures, indices, decoded = evaluate(coders, x, lower, stages, args.mbest)

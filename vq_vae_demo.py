@@ -143,10 +143,10 @@ def train(network, data, args, rng):
     Returns codebook and distortion at the start and after every epoch.
     """
     x, held, quantizer = data["train"], data["held-out"], network.get_layer("quantizer")
-    start, _ = kmeans2(x, args.num_embedding, iter=1, minit="++", rng=rng)
+    initial, _ = kmeans2(x, args.num_embedding, iter=1, minit="++", rng=rng)
     if args.start == "corner":
-        start = np.quantile(x, 0.01, axis=0) + CORNER * rng.normal(size=start.shape)
-    quantizer.codebook.assign(start)
+        initial = np.quantile(x, 0.01, axis=0) + CORNER * rng.normal(size=initial.shape)
+    quantizer.codebook.assign(initial)
     steps = math.ceil(len(x) / BATCH) * args.epochs
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     network.compile(keras.optimizers.Adam(rate), "mse", steps_per_execution=8)
