@@ -100,6 +100,8 @@ def load(args):
 
 def read_options(filename):
     """The options of a network, checked."""
+    if "vq_stages" in networks.read_options(filename, {}):
+        raise FormatError(f"{filename}: a quantiser, which vq_out.py runs")
     options = networks.read_options(filename, OPTIONS)
     for name in ("gain", "Fs"):
         value = options.get(name)

@@ -226,7 +226,9 @@ def train(network, data, args):
             losses.append((loss, held_out_loss))
             progress.show(epoch, f"train {loss:.2f}, held-out {held_out_loss:.2f} dB²")
     except (KeyboardInterrupt, BrokenPipeError):
-        pass  # main() saves the network before it prints anything
+        if not losses:
+            raise
+        # main() saves the network before it prints anything
     return losses, epochs
 
 

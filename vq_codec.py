@@ -98,21 +98,31 @@ def parse_args(argv=None):
     for command in (enc, dec):
         net = "a quantiser of your own, of as many bits (default: that of the rate in networks/)"
         command.add_argument("--net", metavar="NET", help=net)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    endings = (".wav", *sound.RAW)
+    if args.command == "dec" and args.output != "-" and not args.output.lower().endswith(endings):
+        parser.error(f"{args.output}: speech is written as .wav, or raw as {' '.join(sound.RAW)}")
+    return args
 
 
 def load(args):
-    """{"rate" in bit/s, "network": file of the quantiser} and where samples or bits come from.
+    """enc: {"network": file of the quantiser, "blocks": iterator of int16 [blocks][320]}.
 
-    enc: "blocks", iterator of int16 [blocks][320]; dec: "fingerprint", and "read", a function that
-    returns the next bytes, b"" at the end.
+    dec: {"file": open bit file, "header": what read_header() makes of it, None for stdin}.
     """
     plumbing.check_outputs([args.output], [args.input, args.net])
     if args.command == "enc":
         network = choose_network(args.net, args.rate)
         blocks = sound.read_blocks(args.input, BLOCK)
-        return {"rate": args.rate, "network": network, "blocks": blocks}
-    file = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
+        return {"network": network, "blocks": blocks}
+    if args.input == "-":  # the header comes when the sender is ready: Keras is loaded meanwhile
+        return {"file": sys.stdin.buffer, "header": None}
+    file = open(args.input, "rb")  # noqa: SIM115
+    return {"file": file, "header": read_header(file, args)}
+
+
+def read_header(file, args):
+    """{"rate", "network", "fingerprint"} of an open bit file."""
     header = file.read(HEADER.size)
     foreign = f"{args.input}: not a bit file, expected one that vq_codec.py enc has written"
     if len(header) < HEADER.size:
@@ -120,12 +130,8 @@ def load(args):
     magic, version, rate, fingerprint = HEADER.unpack(header)
     if magic != MAGIC or version != VERSION or rate * 100 not in RATES:
         raise FormatError(foreign)
-    return {
-        "rate": rate * 100,
-        "network": choose_network(args.net, rate * 100),
-        "fingerprint": fingerprint,
-        "read": lambda: file.read1(64),
-    }
+    network = choose_network(args.net, rate * 100)
+    return {"rate": rate * 100, "network": network, "fingerprint": fingerprint}
 
 
 def choose_network(filename, rate):
@@ -342,28 +348,41 @@ def encode(args, data, write):
     quantiser = networks.load_quantiser(data["network"])
     write(HEADER.pack(MAGIC, VERSION, args.rate // 100, quantiser.fingerprint))
     encoder, bits = Encoder(quantiser, rate.pitch), BitWriter(widths(quantiser, args.rate))
-    for blocks in data["blocks"]:
-        write(bits.push(encoder.push(blocks.ravel())))
-    write(bits.push(encoder.flush()) + bits.flush())
-    if encoder.levels:
-        spectra.print_level(args.input, np.concatenate(encoder.levels), sys.stderr)
+    try:
+        for blocks in data["blocks"]:
+            write(bits.push(encoder.push(blocks.ravel())))
+        write(bits.push(encoder.flush()))
+    except KeyboardInterrupt:
+        if args.input != "-":  # Ctrl-C is how a live stream ends; what has come is kept
+            raise
+    write(bits.flush())
+    if not encoder.levels:
+        raise FormatError(f"{args.input}: no samples, expected speech")
+    spectra.print_level(args.input, np.concatenate(encoder.levels), sys.stderr)
 
 
 def decode(args, data, write):
-    rate = RATES[data["rate"]]
-    filename = data["network"]
+    amplitudes = load_amplitudes(DECODER)
+    header = data["header"] or read_header(data["file"], args)
+    rate, filename = header["rate"], header["network"]
     quantiser = networks.load_quantiser(filename)
-    if quantiser.fingerprint != data["fingerprint"]:
+    if quantiser.fingerprint != header["fingerprint"]:
         raise FormatError(f"{args.input}: written with another network than {filename}: use --net")
-    decoder = Decoder(quantiser, rate.pitch, load_amplitudes(DECODER))
-    bits, rng = BitReader(widths(quantiser, data["rate"])), np.random.default_rng(args.seed)
-    while received := data["read"]():
-        groups = bits.push(received)
-        for group in groups:
-            if rng.random() < args.lost:
-                group[:] = [pitch.LOST] * len(group)
-        write(decoder.push(groups).tobytes())
-    write(decoder.flush().tobytes())
+    decoder = Decoder(quantiser, RATES[rate].pitch, amplitudes)
+    bits, rng = BitReader(widths(quantiser, rate)), np.random.default_rng(args.seed)
+    try:
+        while received := data["file"].read1(64):
+            groups = bits.push(received)
+            for group in groups:
+                if rng.random() < args.lost:
+                    group[:] = [pitch.LOST] * len(group)
+            write(decoder.push(groups).tobytes())
+        write(decoder.flush().tobytes())
+    except KeyboardInterrupt:
+        if args.input != "-":
+            raise
+    if decoder.receiver.received == 0:
+        raise FormatError(f"{args.input}: no bits after the header")
     if len(bits.bits) >= 8 or "1" in bits.bits:  # more than what fills up the last byte
         print(f"{args.input}: cut off in the middle of a vector", file=sys.stderr)
 

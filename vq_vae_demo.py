@@ -222,6 +222,7 @@ def show_film(history, held, kmeans, bound, args):
         right.axhline(bound, linestyle=":", label=f"Shannon bound {bound:.4f}", **black)
         right.set(xscale="symlog", yscale="log", xlim=(0, epochs[-1]), ylim=limits)
         right.set(xlabel="Epoch", ylabel="Distortion per dimension")
+        right.xaxis.set_major_formatter("{x:g}")
         right.set_title(f"held-out {values[epoch]:.4f}")
         right.legend(loc="upper right")
 
@@ -241,6 +242,8 @@ def main(args, data):
     network = build_network(args)
     history = train(network, data, args, rng)
 
+    if len(history) <= args.epochs:
+        print(f"stopped: after {len(history) - 1} of {args.epochs} epochs")
     print(f"bits: {np.log2(args.num_embedding):.2f} per vector")
     distortion = {part: measure(network, x)["distortion"] for part, x in data.items()}
     for part, x in data.items():

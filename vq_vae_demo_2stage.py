@@ -232,7 +232,7 @@ def show_film(history, held, kmeans, bound, args):
     plt = plots.pyplot()
 
     spaces = {"left": 0.08, "right": 0.98, "bottom": 0.08, "top": 0.95}
-    spaces |= {"wspace": 0.3, "hspace": 0.25}
+    spaces |= {"wspace": 0.3, "hspace": 0.35}
     fig, axes = plt.subplots(2, 3, figsize=(10, 6.5), gridspec_kw=spaces)
     stages, sums, curve, usage = axes[0, :2], axes[0, 2], axes[1, 0], axes[1, 1:]
     plane = np.eye(args.embedding_dim, 2)  # [D][2]: the first two dimensions are shown
@@ -277,6 +277,7 @@ def show_film(history, held, kmeans, bound, args):
         curve.axhline(bound, linestyle=":", label=f"Shannon bound {bound:.4f}", **black)
         curve.set(xscale="symlog", xlim=(0, epochs[-1]), ylim=(0, 1.1 * max(kmeans, *values)))
         curve.set(xlabel="Epoch", ylabel="Distortion per dimension")
+        curve.xaxis.set_major_formatter("{x:g}")
         curve.set_title(f"held-out {values[epoch]:.4f}")
         curve.legend(fontsize="small", loc="center right")
 
@@ -294,6 +295,8 @@ def main(args, data):
     network.get_layer("quantizer").codebooks.assign(codebooks)
     history = train(network, data, args)
 
+    if len(history) <= args.epochs:
+        print(f"stopped: after {len(history) - 1} of {args.epochs} epochs")
     print(f"bits: {2 * np.log2(args.num_embedding):.2f} per vector")
     seen = {part: measure(network, x) for part, x in data.items()}
     for part, x in data.items():

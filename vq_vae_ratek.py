@@ -221,7 +221,9 @@ def start_as_kmeans(network, x, codebook):
 
 
 def train(network, x, held, args, rng):
-    """Fit the network to frames x [n][K]; returns the codebook of k-means and the steps made."""
+    """Fit the network to frames x [n][K]; returns the codebook of k-means, and the steps made and
+    planned.
+    """
     first_frames = np.arange(0, len(x) - args.dec + 1, 1 if args.overlap else args.dec)
     vectors = x[first_frames[:, None] + np.arange(args.dec)]  # [v][dec][K]
     epoch_steps = math.ceil(len(vectors) / BATCH)
@@ -252,8 +254,10 @@ def train(network, x, held, args, rng):
             held_sd = np.mean((held - network.predict_on_batch(held)) ** 2)
             progress.show(done, f"loss {loss:.4f}, held-out SD {held_sd:.2f} dB²")
     except (KeyboardInterrupt, BrokenPipeError):
-        pass
-    return codebook, done
+        if done == 0:
+            raise
+        # main() saves the network before it prints anything
+    return codebook, done, steps
 
 
 # ---------------------------------------------------------------- figures
@@ -270,12 +274,12 @@ def evaluate(coders, x):
 
 
 def plot(figures, numbers, x, decoded, args):
-    """SD over time, and pages of some of the frames `numbers` of x [n][K] and of decoded ones."""
+    """SD over time, and pages of some frames; numbers [n] of the frames x [n][K] and decoded."""
     plots.show({f"{NAME}_sd": plots.plot_sd(figures, numbers)}, args.plot_dir)
     sd = figures["network"].sd
-    frames = plots.typical_frames(sd, x[numbers].mean(axis=1))
+    frames = plots.typical_frames(sd, x.mean(axis=1))
     titles = [f"frame {numbers[frame]}: SD {sd[frame]:.1f} dB²" for frame in frames]
-    files = {"original": x[numbers], "decoded": decoded["network"]}
+    files = {"original": x, "decoded": decoded["network"]}
     hz = spectra.KINDS[args.eband_K, args.Fs].hz
     plots.page_vectors(files, frames, titles, f"{NAME}_frames", args.plot_dir, hz)
 
@@ -286,7 +290,7 @@ def main(args, data):
     rng = np.random.default_rng(args.seed)
     x = data["train"]
     network = build_network(x.mean(axis=0), args)
-    kmeans, steps = train(network, x, data["held-out"], args, rng)
+    kmeans, steps, planned = train(network, x, data["held-out"], args, rng)
     encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
     codebooks = ops.convert_to_numpy(network.get_layer("quantizer").codebook)[None]
     options = {
@@ -303,26 +307,28 @@ def main(args, data):
     }
     arrays = {"kmeans": kmeans[None], "shape": spectra.shape_statistics(x)}
     networks.save_quantiser(encoder, decoder, codebooks, None, options, args.nnout, **arrays)
-    print(f"trained: {steps} steps")
+    print(f"trained: {steps} of {planned} steps")
 
     quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved
     coders = {"network": search.coder_of(quantiser), "k-means": search.baseline_of(quantiser)}
     bits = np.log2(args.num_embedding)
     print(f"bits: {bits:g} per vector")
     print(f"bit rate: {bits / (args.dec * spectra.FRAME_S):g} bit/s")
-    print(f"algorithmic delay: {search.delay_ms(coders['network'], 0)} ms")
+    print(f"delay of encoder and decoder: {search.delay_ms(coders['network'], 0)} ms")
     numbers = {part: spectra.pieces(len(x), MEASURED) for part, x in data.items()}
     if args.test:
         numbers["test"] = np.arange(len(data["test"]))  # all
     figures, decoded = {}, {}
     for part, x in data.items():
         figures[part], decoded[part], indices = evaluate(coders, x[numbers[part]])
-        spectra.print_figures(part, figures[part])
+        spectra.print_figures(part, figures[part], len(x))
         used = 100 * len(np.unique(indices["network"])) / args.num_embedding
         print(f"{part} codewords of stage 1 in use: {used:.1f} %")
     part = "test" if args.test else "held-out"
     if not args.noplots:
-        plot(figures[part], numbers[part], data[part], decoded[part], args)
+        first = len(data["train"]) if part == "held-out" else 0  # frame of the file
+        shown = data[part][numbers[part]]
+        plot(figures[part], first + numbers[part], shown, decoded[part], args)
     print(f"{figures[part]['network'].sd.mean():.2f}")
 
 

@@ -468,7 +468,7 @@ def train_baseline(x, args, rng):
 def train(network, data, args, rng):
     """Fit encoder, codebooks, predictor and decoder to data["train"] [n][K], or until Ctrl-C.
 
-    Returns what the film shows, a dictionary per round; the number of steps made; was it stopped?
+    Returns what the film shows, a dictionary per evaluation; the steps made, and those planned.
     """
     encoder, quantizer, decoder = map(network.get_layer, ("encoder", "quantizer", "decoder"))
     x = data["train"]
@@ -509,8 +509,10 @@ def train(network, data, args, rng):
             history.append({**seen, "codebooks": ops.convert_to_numpy(quantizer.codebooks)})
             progress.show(done, f"SD held-out {held_out_sd:.2f}, train {train_sd:.2f} dB²")
     except (KeyboardInterrupt, BrokenPipeError):
-        pass  # main() saves the network before it prints anything
-    return history, done, done < steps
+        if done == 0:
+            raise
+        # main() saves the network before it prints anything
+    return history, done, steps
 
 
 def look(network, x, args):
@@ -557,8 +559,8 @@ def refine(coder, decoder, frames, weights, lower):
     """Find what a Coder's sender should expect, and train its decoder further on what the sender
     chooses for sequences [n][frames][K] with weights [n][frames], or until Ctrl-C.
 
-    The decoder learns what the search makes of vectors, which is not what the m-best search makes
-    of them.
+    Returns whether it was finished.  The decoder learns what the search makes of vectors, which is
+    not what the m-best search makes of them.
     """
     n, length, K = frames.shape
     progress, indices = plumbing.Progress(EVALUATIONS, "search"), []
@@ -583,7 +585,8 @@ def refine(coder, decoder, frames, weights, lower):
         model.compile(keras.optimizers.Adam(rate), "mse", loss_weights=1 / SCALE_DB**2)
         model.fit(z, frames, BATCH, REFINE_EPOCHS, sample_weight=weights, verbose=0)
     except (KeyboardInterrupt, BrokenPipeError):
-        pass
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- film
@@ -632,7 +635,8 @@ def show_film(history, args):
             density = inputs[stage] @ plane
             ax.hist2d(*density.T, 80, range=limits[stage], cmap="inferno", norm="symlog")
             codewords = seen["codebooks"][stage] @ plane
-            style = {"markersize": 1.5, "markeredgecolor": "black", "markeredgewidth": 0.2}
+            size = max(1.5, 24 / len(codewords) ** 0.5)
+            style = {"markersize": size, "markeredgecolor": "black", "markeredgewidth": 0.2}
             ax.plot(*codewords.T, "ow", **style)
             ax.set(xlim=limits[stage][0], ylim=limits[stage][1])
             ax.set(xlabel="Principal axis 1", ylabel="Principal axis 2")
@@ -691,7 +695,7 @@ def main(args, data):
     network = build_network(x.mean(axis=0), args)
     if args.start:
         start_from(network, networks.load_quantiser(args.start), args)
-    history, steps, stopped = train(network, data, args, rng)
+    history, steps, planned = train(network, data, args, rng)
     options = {
         "script": NAME,
         "eband_K": args.eband_K,
@@ -712,11 +716,14 @@ def main(args, data):
     contents = (encoder, decoder, codebooks, predictor, options, args.nnout)
     arrays = {**baseline, "shape": spectra.shape_statistics(x)}
     networks.save_quantiser(*contents, **arrays)
-    if not stopped:
+    is_refined = False
+    if steps == planned:
         coder = search.coder_of_network(encoder, decoder, codebooks, args.dec, predictor)
-        refine(coder, decoder, *sequences(data["train"], args, rng), args.lower)
+        is_refined = refine(coder, decoder, *sequences(data["train"], args, rng), args.lower)
         networks.save_quantiser(*contents, **arrays, expected=coder.expected)
-    print(f"trained: {steps} steps")
+    print(f"trained: {steps} of {planned} steps")
+    if not is_refined:
+        print("stopped: before the decoder was refined")
 
     quantiser = networks.load_quantiser(args.nnout)  # what is measured is what was saved
     coders = {"network": search.coder_of(quantiser), "classical VQ": search.baseline_of(quantiser)}
@@ -728,13 +735,13 @@ def main(args, data):
     }
     print(f"bits: {bits:g} per vector")
     print(f"bit rate: {bits / (args.dec * spectra.FRAME_S):g} bit/s")
-    print(f"algorithmic delay: {delay_ms} ms")
+    print(f"delay of encoder, search and decoder: {delay_ms} ms")
     numbers = {part: measured_frames(part, frames, args.lower) for part, frames in data.items()}
     figures, decoded = {}, {}
     for part, frames in data.items():
         some = frames[numbers[part]]
         figures[part], decoded[part], indices = evaluate(coders, some, lookahead_ms, args.lower)
-        spectra.print_figures(part, figures[part])
+        spectra.print_figures(part, figures[part], len(frames))
         for stage, index in enumerate(indices["network"].T):
             used = 100 * len(np.unique(index)) / args.num_embedding
             print(f"{part} codewords of stage {stage + 1} in use: {used:.1f} %")
@@ -743,8 +750,9 @@ def main(args, data):
     if not args.noplots:
         if history:
             show_film(history, args)
+        first = len(data["train"]) if part == "held-out" else 0  # frame of the file
         shown = data[part][numbers[part]]
-        plot(figures[part], numbers[part], shown, decoded[part], args)
+        plot(figures[part], first + numbers[part], shown, decoded[part], args)
     print(f"{figures[part]['network'].sd.mean():.2f}")
 
 

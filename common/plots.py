@@ -14,7 +14,7 @@ FRAMES_PER_PAGE = 6
 TIME_POINTS = 400  # most that a curve over time has: thousands of frames would be a blot
 MODIFIERS = ("shift", "control", "ctrl", "alt", "super", "cmd", "caps_lock")  # do nothing alone
 # of a page; a constrained layout would take 0.5 s to find them
-MARGINS = {"left": 0.06, "right": 0.98, "bottom": 0.08, "top": 0.93}
+MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.93}
 WAVE_GAP = 1.2  # vertical distance of waveforms that are drawn together, in peaks of the original
 FILM_MS = 250  # of a picture of a film
 LAST_MS = 2000  # of the last one
@@ -166,6 +166,8 @@ def page_vectors(files, numbers, titles, name, plot_dir, hz=None, unit="dB", fir
             ax.grid(alpha=0.3)
         for ax in axes.flat[len(shown) :]:
             ax.set_visible(False)
+        for ax in axes.flat[: len(shown)][-4:]:  # the lowest one of each column
+            ax.tick_params(labelbottom=True)
         axes[0, 0].set_ylim(low - margin, high + margin)
         fig.supxlabel(x_label)
         fig.supylabel(unit)

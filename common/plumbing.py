@@ -204,6 +204,9 @@ def try_output(filename):
     """Make and remove the new file that replacing() would make: what would fail then, fails now."""
     if os.path.exists(filename) and not os.path.isfile(filename):
         raise FormatError(f"{filename}: a folder or a device, expected the name of a file")
+    folder = Path(filename).parent
+    if not folder.is_dir():
+        raise FormatError(f"{filename}: {folder} is no folder")
     new = new_name(filename)
     try:
         open(new, "wb").close()

@@ -68,17 +68,24 @@ def cut(speech, n):
 
 def live_blocks(file, n):
     """Yield the blocks int16 [blocks][n] that an open file, raw or WAV, has as yet."""
-    new = file.read(2 * n)
-    start, _ = wav_samples(new)
-    if start:
-        format_, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", new, 20)
-        if (format_, channels, hz, bits) != (1, 1, FS_HZ, 16):
+    new, left = file.read(2 * n), sys.maxsize
+    while (chunks := wav_chunks(new)) and b"data" not in chunks and len(new) < HEAD:
+        if not (more := file.read1(HEAD)):
+            break
+        new += more
+    if b"fmt " in chunks and b"data" in chunks:
+        _, channels, hz, _, _, bits = struct.unpack_from("<HHIIHH", new, chunks[b"fmt "][0])
+        if (channels, hz, bits) != (1, FS_HZ, 16):
             found = f"{channels} channel(s) of {bits} bit at {hz} Hz"
             raise FormatError(f"-: {found}, expected 16 bit mono at {FS_HZ} Hz")
+        start, size = chunks[b"data"]
+        new = new[start:]
+        left = size if 0 < size < 2**31 - 2**16 else sys.maxsize  # a live one is not known
     elif HEADER.match(new):
         raise FormatError(f"-: neither raw samples nor WAV, expected 16 bit mono at {FS_HZ} Hz")
-    data, new = b"", new[start:]
-    while new:
+    data = b""
+    while new := new[:left]:
+        left -= len(new)
         data += new
         whole = len(data) - len(data) % (2 * n)
         yield from cut(np.frombuffer(data[:whole], "<i2"), n)
@@ -135,7 +142,7 @@ def with_length(filename, source):
     is_named = isinstance(source, str)
     size = os.path.getsize(source) if is_named else len(source)
     head = read_head(source) if is_named else source[:HEAD]
-    start, promised = wav_samples(head)
+    start, promised = wav_chunks(head).get(b"data", (0, 0))
     there = size - start
     if start and (promised == 0 or there < promised):
         warn(filename, f"its header tells {promised} bytes of samples, there are {there}: all read")
@@ -153,20 +160,18 @@ def read_head(filename):
         return file.read(HEAD)
 
 
-def wav_samples(head):
-    """Where the samples of a WAV file with these first bytes start, and how many bytes they are.
-
-    (0, 0) for another kind of file.
+def wav_chunks(head):
+    """{name: where its content starts, and how many bytes it is} of the chunks of a WAV file with
+    these first bytes, up to the samples, b"data"; {} for another kind of file.
     """
+    chunks, start = {}, 12
     if head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE":
-        return 0, 0
-    start = 12
-    while start + 8 <= len(head):
+        return chunks
+    while start + 8 <= len(head) and b"data" not in chunks:
         size = int.from_bytes(head[start + 4 : start + 8], "little")
-        if head[start : start + 4] == b"data":
-            return start + 8, size
+        chunks[head[start : start + 4]] = start + 8, size
         start += 8 + size + size % 2
-    return 0, 0
+    return chunks
 
 
 def resample(filename, sound):

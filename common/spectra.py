@@ -129,8 +129,9 @@ def print_level(name, levels, file=None):
     seconds, share = len(levels) * FRAME_S, 100 * active.mean()
     text = f"{level:.1f} dB re 1 LSB rms in {share:.0f} % of the frames"
     print(f"{name}: {seconds:.2f} s, active level {text}", file=file)
-    if 0 < level < QUIET_DB:  # less is silence
+    if level < QUIET_DB:
         text = f"quiet speech: amplify it by {NORMAL_DB - level:.0f} dB, or fewer frames count"
+        text = "silence" if level < 0 else text
         print(f"{name}: warning: {text}", file=sys.stderr)
 
 
@@ -283,13 +284,16 @@ def measure_blocks(target, estimate, block=4096):
     return figures
 
 
-def print_figures(part, figures):
-    """Print the means of {label: Figures} of a part of the data, and over how many frames."""
+def print_figures(part, figures, n_frames=None):
+    """Print the means of {label: Figures} of a part of the data, and over how many frames.
+
+    n_frames is how many the part has, if not all of them were measured.
+    """
     for label, found in figures.items():
         print(f"{part} {label} SD: {found.sd.mean():.2f} dB²")
         print(f"{part} {label} variance: {found.variance.mean():.2f} dB²")
     first = next(iter(figures.values()))  # all are of the same frames
-    print(f"{part} frames: {len(first.sd)} of {first.n_frames}")
+    print(f"{part} frames: {len(first.sd)} of {n_frames or first.n_frames}")
 
 
 def match_mean(estimate, target):

@@ -149,3 +149,24 @@ def test_other_networks_are_refused(coded):
     with pytest.raises(FormatError, match=r"44 bits per vector, expected .* 22 bits"):
         call(script, "enc", 700, coded / "speech.raw", coded / "x.bit", "--net", other)
     assert not (coded / "x.bit").exists()
+
+
+def test_a_live_recording_ends_with_ctrl_c(coded, monkeypatch):
+    """What has come is kept; without any samples or bits there is no file."""
+    speech = np.fromfile(coded / "speech.raw", "<i2")[: 30 * script.BLOCK].reshape(30, -1)
+
+    def blocks(speech):
+        yield from speech[:, None]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sound, "read_blocks", lambda *_: blocks(speech))
+    call(script, "enc", 700, "-", coded / "live.bit")
+    bits, whole = ((coded / name).read_bytes() for name in ("live.bit", "700.bit"))
+    assert len(bits) > 8 + 3.5 * 15
+    assert bits[:-1] == whole[: len(bits) - 1]  # the last byte is filled up
+    monkeypatch.setattr(sound, "read_blocks", lambda *_: blocks(speech[:0]))
+    with pytest.raises(FormatError, match="-: no samples"):
+        call(script, "enc", 700, "-", coded / "none.bit")
+    with pytest.raises(FormatError, match="no bits after the header"):
+        decode(coded, whole[:8])
+    assert not (coded / "none.bit").exists()

@@ -32,7 +32,7 @@ def test_the_archive_is_what_was_measured(dec, dim, overlap, tmp_path):
     values = train(tmp_path, *options)
     assert values["bits"] == 4
     assert values["bit rate"] == pytest.approx(400 / dec, rel=1e-4)
-    assert values["algorithmic delay"] == 10 * (dec - 1)
+    assert values["delay of encoder and decoder"] == 10 * (dec - 1)
     assert values["epochs"] == values["steps"] == values["trained"] == 2
     assert float(values["last"]) == values["held-out network SD"]
 
