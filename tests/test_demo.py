@@ -88,11 +88,9 @@ def speech_like(seconds=1.5, seed=1):
     return np.int16(3000 * rng.normal(size=len(time)) * envelope)
 
 
-@pytest.mark.parametrize(
-    "name", ["`touch x`$(touch y)$(shell touch z).wav", "$HOME 'a' \"b\" $$ #;"]
-)
-def test_name_of_the_speech_is_data(name, tmp_path):
+def test_name_of_the_speech_is_data(tmp_path):
     """SPEECH=… after `make demo` and before it: the program gets the very bytes, nothing is run."""
+    name = "`touch x`$(touch y)$(shell touch z) $HOME 'a' \"b\" $$ #;.wav"
     shutil.copy(ROOT / "Makefile", tmp_path)
     command = ["make", "-s", "-o", ".venv/pesq", "PY=printenv SPEECH #", "demo"]
     (tmp_path / ".venv").mkdir()

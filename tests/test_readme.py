@@ -43,13 +43,6 @@ def test_links_and_pictures_exist(page):
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
 
 
-def test_no_picture_that_no_page_shows():
-    text = "".join(page.read_text() for page in PAGES)
-    for picture in [*(ROOT / "doc").glob("*.png"), *(ROOT / "doc").glob("*.gif")]:
-        shown = picture.name in text or f"{picture.stem}.gif" in text  # a film and its last picture
-        assert shown, picture.name
-
-
 def test_length_and_targets():
     words = [word for word in README.split() if re.search(r"\w", word)]  # no bars of tables
     assert len(words) <= MAX_WORDS

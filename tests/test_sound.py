@@ -1,5 +1,6 @@
 """common/sound.py: kinds of sound files, streams whose length nobody knows, what is no speech."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,17 @@ def test_streams_are_read_to_their_end(kind, capsys):
     assert len(read) >= least
     np.testing.assert_array_equal(read[:least], np.tile(samples, 9)[:least])
     assert warning in capsys.readouterr().err
+
+
+def test_wav_as_a_live_stream():
+    """Its samples and nothing else, whatever stands before or after them."""
+    samples = sample_speech(1)[:2000]
+    wav, extensible = (sound_file(None, samples, kind=kind) for kind in ("WAV", "WAVEX"))
+    note = b"LIST" + (1000).to_bytes(4, "little") + bytes(range(250)) * 4
+    for stream in (wav, extensible, wav[:12] + note + wav[12:], wav + note, wav_with(samples, 0)):
+        blocks = np.concatenate([*sound.live_blocks(io.BytesIO(stream), 320)])
+        assert blocks.shape == (7, 320)
+        np.testing.assert_array_equal(blocks.ravel()[:2000], samples)
 
 
 BAD_SPEECH = {

@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -57,6 +59,19 @@ def test_ctrl_c_saves_and_reports(script, files, monkeypatch):
     assert re.search(told, out, re.MULTILINE)
     if "demo" not in script:
         networks.load("out.keras")
+
+
+@pytest.mark.parametrize("script", [script for script in TRAININGS if "demo" not in script])
+def test_ctrl_c_before_the_first_step_leaves_the_old_network(script, files, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("fit", "train_on_batch"):
+        monkeypatch.setattr(keras.Model, name, interrupted)
+    Path("out.keras").write_text("a good network")
+    with pytest.raises(KeyboardInterrupt):
+        train(script, "--epochs", 3)
+    assert Path("out.keras").read_text() == "a good network"
 
 
 def test_ctrl_c_behind_a_pipe_saves(files, monkeypatch):
