@@ -5,6 +5,7 @@ mode, plain layers, checked options, bounded sizes.  Keras is imported by the fu
 it, as it takes seconds.
 """
 
+import functools
 import json
 import logging
 import zipfile
@@ -175,6 +176,7 @@ def load(filename):
     return network
 
 
+@functools.cache
 def runner(network):
     """What network.predict_on_batch does, arrays to arrays; 0.25 ms quicker with TensorFlow.
 
