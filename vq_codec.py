@@ -16,10 +16,11 @@ both, a network (newamp1_train.py) makes the amplitudes of harmonics of the 20 v
 modelled, and the harmonics are added up.  Frames without a voice get harmonics of a low pitch with
 random phases.
 
-`-` is stdin or stdout, as a live stream: each block of 40 ms is worked on when it is there.  From
-the microphone to the loudspeaker it takes 460 ms at 700 bit/s, 300 ms at 1300 bit/s, and what the
-sound card adds.  With `--net networks/vq_K20_550_low.keras` at both ends 700 bit/s take 300 ms as
-well, for 0.06 of PESQ.  One core does both 5 to 8 times as fast as real time (`make bench`).
+`-` is stdin or stdout, as a live stream: each block of 40 ms is worked on when it is there; Ctrl-C
+ends it, and what has come is kept.  From the microphone to the loudspeaker it takes 460 ms at 700
+bit/s, 300 ms at 1300 bit/s, and what the sound card adds.  With `--net
+networks/vq_K20_550_low.keras` at both ends 700 bit/s take 300 ms as well, for 0.06 of PESQ.  One
+core does both 5 to 8 times as fast as real time (`make bench`).
 
 Bit file: 8 bytes (magic, version, rate / 100, fingerprint of the quantiser), then for every 40 ms
 the indices of the spectrum and that of the pitch, first bit first, without gaps between blocks.

@@ -79,7 +79,7 @@ def test_loudness_over_time_is_that_of_the_speech(rate, coded):
 def test_delay_is_what_help_says(coded, capsys):
     with pytest.raises(SystemExit):
         script.parse_args(["--help"])
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
     speech = np.fromfile(coded / "speech.raw", "<i2", 18 * script.BLOCK)
     for rate, sizes in script.RATES.items():
         assert f"{sizes.delay_ms} ms at {rate} bit/s" in told
