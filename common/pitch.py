@@ -315,14 +315,12 @@ class Sender:
     def push(self, pitches):
         """List of the indices, none or one, that are decided once this block [4] is known."""
         costs, blocks = self.extend(pitches)
-        best = np.sort(
-            np.argpartition(costs, COMPARED, axis=None)[:COMPARED]
-        )  # of equal ones the first
+        best = np.argpartition(costs, COMPARED, axis=None)[:COMPARED]
+        best = np.sort(best)  # so that of equal ones the first wins
         best = best[np.argsort(costs.ravel()[best], kind="stable")]
         parent, index = np.divmod(best, costs.shape[1])
-        state = states_after(
-            State(*(values[parent] for values in self.state)), blocks[parent, index]
-        )
+        parents = State(*(values[parent] for values in self.state))
+        state = states_after(parents, blocks[parent, index])
         # of several that lead to about the same state the best one is enough
         nearby = np.where(state.kind == UNVOICED, 0, np.rint(state.pitch * 500))
         _, first = np.unique([state.kind, state.first, nearby], axis=1, return_index=True)

@@ -129,9 +129,10 @@ def print_level(name, levels, file=None):
     seconds, share = len(levels) * FRAME_S, 100 * active.mean()
     text = f"{level:.1f} dB re 1 LSB rms in {share:.0f} % of the frames"
     print(f"{name}: {seconds:.2f} s, active level {text}", file=file)
-    if level < QUIET_DB:
+    if level < 0:
+        print(f"{name}: warning: silence", file=sys.stderr)
+    elif level < QUIET_DB:
         text = f"quiet speech: amplify it by {NORMAL_DB - level:.0f} dB, or fewer frames count"
-        text = "silence" if level < 0 else text
         print(f"{name}: warning: {text}", file=sys.stderr)
 
 

@@ -33,9 +33,8 @@ def save_quantiser(filename):
     predictor = np.eye(3) / 2
     options = {"eband_K": 4, "dec": 2, "vq_stages": 2, "num_embedding": 5, "embedding_dim": 3}
     options |= {"Fs": 8000, "lower": 10}
-    networks.save_quantiser(
-        encoder, decoder, codebooks, predictor, options, filename, means=np.ones(4)
-    )
+    means = np.ones(4)
+    networks.save_quantiser(encoder, decoder, codebooks, predictor, options, filename, means=means)
     return encoder, decoder, codebooks
 
 

@@ -72,10 +72,8 @@ def test_networks_run_in_the_other_backend(sample, tmp_path, monkeypatch):
         assert one.keys() == other.keys()
         assert one["last"] == pytest.approx(other["last"], rel=0.01)
     for name in ("1", "2"):
-        one, other = (
-            codec2_model.read_floats(f"{name}_{backend}.f32", 14)
-            for backend in ("tensorflow", "jax")
-        )
+        files = (f"{name}_{backend}.f32" for backend in ("tensorflow", "jax"))
+        one, other = (codec2_model.read_floats(file, 14) for file in files)
         assert np.mean(np.abs(one - other) > 0.01) < 0.05  # where two paths are equally good
 
 

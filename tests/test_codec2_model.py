@@ -182,9 +182,8 @@ def test_bad_indices_are_refused(tmp_path, kind):
 
 def test_prints_and_plots_what_is_in_a_file(tmp_path):
     """One harmonic, a sine of peak 100, in 50 voiced frames of 100 Hz and 150 of 200 Hz."""
-    frames = np.concatenate(
-        [records(50, A=0.0), records(150, Wo=np.pi / 20, L=19, A=0.0, voiced=0)]
-    )
+    unvoiced = records(150, Wo=np.pi / 20, L=19, A=0.0, voiced=0)
+    frames = np.concatenate([records(50, A=0.0), unvoiced])
     frames["A"][:, 1] = 50
     frames.tofile(tmp_path / "x.model")
     printed = call(codec2_model, tmp_path / "x.model", "--plot_dir", tmp_path, "--frame", 199)

@@ -162,9 +162,8 @@ def test_harmonic_sd(tmp_path):
     model, bands = tmp_path / "a.model", tmp_path / "a.f32"
     L = np.full(3, 20, np.int32)
     A = np.ones((3, 161), np.float32)
-    codec2_model.write(
-        np.full(3, np.pi / 21, np.float32), L, A, 0 * A, np.zeros(3, np.int32), model
-    )
+    Wo = np.full(3, np.pi / 21, np.float32)
+    codec2_model.write(Wo, L, A, 0 * A, np.zeros(3, np.int32), model)
     codec2_model.write_rate_K(np.repeat([[20], [30], [5]], 14, axis=1), bands)
     A_hat = A * 10 ** (np.array([[1], [3], [40]]) / 20)
     A_hat[:, 19:] *= 100  # from 19 · 190 Hz on

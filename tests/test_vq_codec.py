@@ -36,7 +36,6 @@ def decode(folder, data, *options):
 
 def test_bits_by_hand():
     writer = script.BitWriter([3, 6])
-    assert writer.push([]) == b""
     assert writer.push([[5, 3]]) == b"\xa1"  # 101 00001 | 1
     assert writer.push([[7, 0], [1, 63]]) == b"\xf0\x0f"  # 1 1110 000 | 00 001 111 | 111
     assert writer.flush() == b"\xe0"
@@ -80,6 +79,7 @@ def test_delay_is_what_help_says(coded, capsys):
     with pytest.raises(SystemExit):
         script.parse_args(["--help"])
     told = " ".join(capsys.readouterr().out.split())
+    assert script.load(script.parse_args(["dec", "-", "-"]))["header"] is None  # not waited for
     speech = np.fromfile(coded / "speech.raw", "<i2", 18 * script.BLOCK)
     for rate, sizes in script.RATES.items():
         assert f"{sizes.delay_ms} ms at {rate} bit/s" in told
